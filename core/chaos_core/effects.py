@@ -1,0 +1,230 @@
+"""The few primitives that every fault is made of, as values.
+
+A fault compiles to a tuple of these; the agent has one module for each, which
+applies, verifies, renews, reverts and proves absence. Nothing here touches a
+kernel. Every name an effect gives to a kernel object carries the fault's id
+(``chs-<id>…``, ``CHAOS-<id>…``), so residue is found without a journal.
+
+Order matters: effects are applied first to last and reverted last to first, so
+a chain comes after the pipe that it feeds: the marking stops before the filter
+goes, and the filter goes before its ifb.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from chaos_core.errors import InvalidInput
+
+Family = Literal[4, 6]
+LINK_PREFIX = "chs-"  # links, sets, cgroups
+CHAIN_PREFIX = "CHAOS-"
+
+# Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
+MAX_LINK_NAME = 15
+MAX_CHAIN_NAME = 28
+MAX_SET_NAME = 31
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedSet:
+    """A kernel set of peers (ipset ``hash:net``) whose entries time out with the lease.
+
+    This is the kernel's hold on the lease: without a live entry nothing matches,
+    so nothing that hangs on the set has any effect. Entries are CIDRs; a /0 is
+    written as its two halves, since ``hash:net`` cannot hold it.
+    """
+
+    name: str
+    family: Family
+    entries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Netem:
+    """Parameters of a netem qdisc: µs, µs, ppm, ppm, packets."""
+
+    delay: int = 0
+    jitter: int = 0
+    correlation: int = 0
+    loss: int = 0
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """Packets that leave ``device`` with our mark take a detour through ``link``.
+
+    ``link`` is an ifb with ``netem`` at its root, after which they go on through
+    the device's own root qdisc; or, with ``netem=None``, a dummy, where they end.
+    A ``clsact`` qdisc is added when the device has none and taken away again
+    only if it was added here. The device's root qdisc is never touched.
+    ``pref`` is a filter preference that was free when the fault was compiled.
+    """
+
+    device: str
+    link: str
+    mark: int
+    mask: int
+    pref: int
+    netem: Netem | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of a chain; an empty field does not match on that property.
+
+    ``ports`` are ranges as xtables' multiport takes them (``80``, ``8000:8010``),
+    at most 15 slots where a range takes two. ``match_set`` names a LeasedSet,
+    which is compared with the packet's ``set_side``. ``probability`` is in ppm.
+    """
+
+    target: Literal["RETURN", "MARK", "DROP", "REJECT"]
+    source: str = ""
+    destination: str = ""
+    protocol: str = ""  # tcp, udp, icmp, icmpv6
+    source_ports: tuple[str, ...] = ()
+    destination_ports: tuple[str, ...] = ()
+    icmpv6_type: str = ""
+    in_device: str = ""
+    out_device: str = ""
+    match_set: str = ""
+    set_side: Literal["", "src", "dst"] = ""
+    probability: int = 0
+    mark: int = 0
+    mask: int = 0
+    reject_with: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain of our own in one xtables table, entered by a jump at the head of ``hook``."""
+
+    name: str
+    family: Family
+    table: Literal["mangle", "filter"]
+    hook: Literal["POSTROUTING", "INPUT", "OUTPUT"]
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A child process in a cgroup of its own that holds a resource until its lease ends.
+
+    ``burn`` keeps ``workers`` processes busy under a CPU quota of ``cpu_quota``
+    µs in every ``cpu_period`` µs; ``hold`` touches pages until the cgroup is
+    charged ``memory`` bytes. ``memory_max`` caps the cgroup in bytes.
+    """
+
+    name: str
+    work: Literal["burn", "hold"]
+    workers: int = 1
+    cpu_quota: int = 0
+    cpu_period: int = 100_000
+    memory: int = 0
+    memory_max: int = 0
+
+
+Effect = LeasedSet | Pipe | Chain | Holder
+
+_KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder)}
+
+
+def to_json(effect: Effect) -> dict[str, Any]:
+    """The effect as JSON data, for the journal and for ``--dry-run``."""
+    return {"effect": type(effect).__name__, **dataclasses.asdict(effect)}
+
+
+def from_json(data: dict[str, Any]) -> Effect:
+    """Read back what ``to_json`` wrote. Raises InvalidInput on anything else."""
+    values = dict(data)
+    cls = _KINDS.get(str(values.pop("effect", "")))
+    if cls is None:
+        raise InvalidInput(f"not an effect: {data!r}")
+    effect: Effect = _build(cls, values)
+    return effect
+
+
+def _build(cls: type[Any], values: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(cls)
+    try:
+        return cls(**{name: _value(hints[name], value) for name, value in values.items()})
+    except (KeyError, TypeError) as error:
+        raise InvalidInput(f"not a {cls.__name__}: {error}") from None
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """Turn JSON lists back into tuples and objects back into dataclasses."""
+    if value is None:
+        return None
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(_value(inner, item) for item in value)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value)  # type: ignore[arg-type]
+    return value
+
+
+def describe(effect: Effect) -> str:
+    """The effect as one or two lines that an operator can read."""
+    match effect:
+        case LeasedSet():
+            return (
+                f"set    {effect.name} (IPv{effect.family}, entries time out with the lease):"
+                f" {', '.join(effect.entries)}"
+            )
+        case Pipe(netem=None):
+            return (
+                f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} (dummy: swallowed)"
+            )
+        case Pipe(netem=netem):
+            assert netem is not None
+            parts = [f"limit {netem.limit}"]
+            if netem.delay or netem.jitter:
+                parts.append(f"delay {netem.delay / 1000:g}ms ±{netem.jitter / 1000:g}ms")
+            if netem.loss:
+                parts.append(f"loss {netem.loss / 10_000:g}%")
+            return (
+                f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link}"
+                f" netem {', '.join(parts)}"
+            )
+        case Chain():
+            head = f"chain  {effect.name} (IPv{effect.family} {effect.table}/{effect.hook})"
+            return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
+        case Holder(work="burn"):
+            return (
+                f"holder {effect.name}: {effect.workers} burner(s), cgroup quota"
+                f" {effect.cpu_quota} of {effect.cpu_period} µs"
+            )
+        case Holder():
+            return (
+                f"holder {effect.name}: {effect.memory} bytes, cgroup cap {effect.memory_max} bytes"
+            )
+
+
+def _rule(rule: Rule) -> str:
+    parts = []
+    for flag, value in (
+        ("-p", rule.protocol),
+        ("-s", rule.source),
+        ("-d", rule.destination),
+        ("-i", rule.in_device),
+        ("-o", rule.out_device),
+        ("--sports", ",".join(rule.source_ports)),
+        ("--dports", ",".join(rule.destination_ports)),
+        ("--icmpv6-type", rule.icmpv6_type),
+        ("--match-set", f"{rule.match_set} {rule.set_side}" if rule.match_set else ""),
+        ("--probability", f"{rule.probability / 10_000:g}%" if rule.probability else ""),
+    ):
+        if value:
+            parts.append(f"{flag} {value}")
+    target = rule.target
+    if target == "MARK":
+        return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
+    return " ".join([*parts, f"→ {target}", rule.reject_with]).rstrip()
