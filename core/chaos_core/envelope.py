@@ -195,7 +195,7 @@ def from_json(data: dict[str, object]) -> Envelope:
             if isinstance(default, Duration | Percent):
                 values[field.name] = type(default).parse(str(value))
             else:
-                values[field.name] = type(default)(value)  # type: ignore[call-arg]
+                values[field.name] = type(default)(value)
         return Envelope(**values)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"not an envelope: {error}") from None

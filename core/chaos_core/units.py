@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from chaos_core.errors import InvalidInput
 
-_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ%]*)\s*\Z", re.ASCII | re.UNICODE)
+_NUMBER = re.compile(r" *([0-9]+(?:\.[0-9]+)?) *([A-Za-zµ%]*) *\Z")
 
 
 class Quantity(int):

@@ -1,0 +1,100 @@
+"""The faults, one module each. Adding one is adding a file here and its test.
+
+A fault is a pydantic model of its parameters with a ``kind``, a ``draw`` from
+the envelope and a pure ``compile`` to effects. Modules are discovered by being
+here; a name that starts with an underscore is a helper.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from chaos_core.effects import Effect
+from chaos_core.envelope import Draw
+from chaos_core.errors import InvalidInput
+from chaos_core.node import NodeView
+
+
+class Fault(BaseModel, ABC):
+    """One kind of fault with its parameters. Subclasses set the class variables.
+
+    ``risky`` faults ask for confirmation. ``needs`` names what ``doctor`` must
+    find on the host. ``lease_holder`` says in words who ends the fault when
+    every process of ours is dead.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+    lease_holder: ClassVar[str]
+    example: ClassVar[str]
+    risky: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def draw(self) -> Draw:
+        """What this fault takes from the envelope, in the worst case."""
+
+    @abstractmethod
+    def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
+        """The effects on ``node``, in the order in which they are applied. Pure.
+
+        Raises InvalidInput or Refused when the parameters make no sense there.
+        """
+
+
+@cache
+def kinds() -> Mapping[str, type[Fault]]:
+    """Every known fault by its kind, sorted."""
+    found: dict[str, type[Fault]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name.startswith("_"):
+            continue
+        members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
+        for member in members:
+            if isinstance(member, type) and issubclass(member, Fault) and "kind" in vars(member):
+                found[member.kind] = member
+    return dict(sorted(found.items()))
+
+
+def lookup(kind: str) -> type[Fault]:
+    """The fault of that kind. Raises InvalidInput with the nearest name."""
+    try:
+        return kinds()[kind]
+    except KeyError:
+        raise InvalidInput(f"unknown fault {kind!r}", hint=nearest(kind, kinds())) from None
+
+
+def nearest(name: str, known: Mapping[str, object]) -> str:
+    """A hint: the nearest known name, or all of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(known)}"
+
+
+def parse(kind: str, params: Mapping[str, Any]) -> Fault:
+    """Check ``params`` against the kind's model. Raises InvalidInput naming each wrong field."""
+    cls = lookup(kind)
+    try:
+        return cls.model_validate(dict(params))
+    except ValidationError as error:
+        problems = [_problem(cls, problem) for problem in error.errors(include_url=False)]
+        raise InvalidInput("; ".join(problems), where=kind) from None
+
+
+def _problem(cls: type[Fault], problem: Any) -> str:
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {field!r} ({nearest(field, cls.model_fields)})"
+    if problem["type"] == "missing":
+        return f"parameter {field!r} is required (for example {cls.example})"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{field}: {text}" if field else text

@@ -1,0 +1,315 @@
+"""What all network faults share: whom they hit, and what is never touched."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from chaos_core.effects import (
+    CHAIN_PREFIX,
+    LINK_PREFIX,
+    Chain,
+    Effect,
+    Family,
+    LeasedSet,
+    Netem,
+    Pipe,
+    Rule,
+)
+from chaos_core.errors import InvalidInput, Refused
+from chaos_core.faults import Fault
+from chaos_core.node import Network, NodeView
+
+MAX_PEERS = 64  # each is one netlink message a renewal
+_PORT = re.compile(r"(\d{1,5})(?:[:-](\d{1,5}))?\Z", re.ASCII)
+_NEIGHBOUR_DISCOVERY = ("133", "134", "135", "136", "137")
+_DHCP: dict[Family, tuple[str, ...]] = {4: ("67", "68"), 6: ("546", "547")}
+Direction = Literal["in", "out", "both"]
+
+
+def _split(value: Any) -> Any:
+    """``a,b`` from a command line is the list [a, b]; a number is a list of one."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int) else value
+
+
+TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+# How long a delay may be and how fast a link, sized in packets of 1,500 bytes at 10 Gbit/s.
+_PACKETS_PER_US = 10_000_000_000 / 8 / 1500 / 1_000_000
+_MAX_LIMIT = 200_000
+
+
+def queue_limit(delay_us: int) -> int:
+    """Packets that netem must hold so that the queue itself drops none: rate x delay.
+
+    netem's default of 1,000 drops at speed (a known trap). 10 Gbit/s of full
+    frames is assumed, between 1,000 and 200,000 packets.
+    """
+    return max(10_000, min(_MAX_LIMIT, int(delay_us * _PACKETS_PER_US)))
+
+
+class NetworkFault(Fault):
+    """Selectors: a packet is hit when it goes to (or comes from) a peer and all given match."""
+
+    peers: TextList = Field(
+        description="addresses or CIDRs of the other side, IPv4 and IPv6, at most 64"
+    )
+    ports: TextList = Field(
+        default=(), description="the peer's ports or ranges (80,8000-8010); TCP and UDP"
+    )
+    local_ports: TextList = Field(default=(), description="this node's ports or ranges")
+    protocol: Literal["all", "tcp", "udp", "icmp"] = Field(
+        default="all", description="only packets of this protocol"
+    )
+    interface: str = Field(
+        default="", description="only by this interface (default: those that route to the peers)"
+    )
+
+    @field_validator("peers")
+    @classmethod
+    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one peer, for example peers=10.0.0.2")
+        if len(value) > MAX_PEERS:
+            raise ValueError(f"{len(value)} peers are more than {MAX_PEERS}")
+        return tuple(dict.fromkeys(str(_network(text)) for text in value))
+
+    @field_validator("ports", "local_ports")
+    @classmethod
+    def _ports(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        ranges = []
+        for text in value:
+            match = _PORT.match(str(text))
+            low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+            if not 0 < low <= high < 65536:
+                raise ValueError(f"{text!r} is not a port or a range like 8000-8010")
+            ranges.append(f"{low}:{high}" if low < high else str(low))
+        if sum(2 if ":" in text else 1 for text in ranges) > 15:
+            raise ValueError("at most 15 ports, where a range counts as two")
+        return tuple(ranges)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkFault:
+        if (self.ports or self.local_ports) and self.protocol == "icmp":
+            raise ValueError("protocol: icmp has no ports")
+        return self
+
+    def networks(self, family: Family) -> tuple[Network, ...]:
+        """The peers of one family, those inside a larger one left out."""
+        nets = [net for net in map(_network, self.peers) if net.version == family]
+        return tuple(ipaddress.collapse_addresses(nets))  # type: ignore[type-var]
+
+    def families(self) -> tuple[Family, ...]:
+        both: tuple[Family, ...] = (4, 6)
+        return tuple(family for family in both if self.networks(family))
+
+    # ── building blocks for compile() ─────────────────────────────────────────────────
+
+    def leased_sets(self, node: NodeView, fault_id: str) -> tuple[LeasedSet, ...]:
+        """One set a family. Raises Refused when a peer is protected or the node itself."""
+        self._refuse_protected(node)
+        return tuple(
+            LeasedSet(_set_name(fault_id, family), family, _entries(self.networks(family)))
+            for family in self.families()
+        )
+
+    def detour(self, node: NodeView, fault_id: str, netem: Netem | None) -> tuple[Effect, ...]:
+        """Egress: packets to the peers are marked and go through ``netem``, or nowhere if None."""
+        mark = node.free_mark()
+        pipes = []
+        for number, name in enumerate(self.devices(node)):
+            device = node.device(name)
+            assert device is not None
+            link = f"{LINK_PREFIX}{fault_id}-{number}"
+            pipes.append(Pipe(name, link, mark, node.mark_mask, device.free_pref(), netem))
+        chains = [
+            Chain(
+                name=f"{CHAIN_PREFIX}{fault_id}-out",
+                family=family,
+                table="mangle",
+                hook="POSTROUTING",
+                rules=(
+                    *_protected_rules(node, family, "out"),
+                    *(
+                        rule
+                        for pipe in pipes
+                        for rule in self.matches(
+                            fault_id,
+                            family,
+                            "out",
+                            Rule("MARK", out_device=pipe.device, mark=mark, mask=node.mark_mask),
+                        )
+                    ),
+                ),
+            )
+            for family in self.families()
+        ]
+        return (*pipes, *chains)
+
+    def filtering(
+        self,
+        node: NodeView,
+        fault_id: str,
+        direction: Literal["in", "out"],
+        verdict: Rule,
+        *,
+        table: Literal["mangle", "filter"] = "mangle",
+    ) -> tuple[Chain, ...]:
+        """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours."""
+        return tuple(
+            Chain(
+                name=f"{CHAIN_PREFIX}{fault_id}-{direction}",
+                family=family,
+                table=table,
+                hook="INPUT" if direction == "in" else "OUTPUT",
+                rules=(
+                    *_protected_rules(node, family, direction),
+                    *(
+                        rule
+                        for device in self._filtered_devices(node)
+                        for rule in self.matches(
+                            fault_id, family, direction, _on_device(verdict, direction, device)
+                        )
+                    ),
+                ),
+            )
+            for family in self.families()
+        )
+
+    def matches(
+        self, fault_id: str, family: Family, direction: Literal["in", "out"], verdict: Rule
+    ) -> tuple[Rule, ...]:
+        """``verdict`` once for each protocol that the selectors need."""
+        outward = direction == "out"
+        protocols: tuple[str, ...] = (self.protocol,)
+        if self.protocol == "all":
+            protocols = ("tcp", "udp") if self.ports or self.local_ports else ("",)
+        if self.protocol == "icmp":
+            protocols = ("icmp",) if family == 4 else ("icmpv6",)
+        return tuple(
+            replace(
+                verdict,
+                protocol=protocol,
+                destination_ports=self.ports if outward else self.local_ports,
+                source_ports=self.local_ports if outward else self.ports,
+                match_set=_set_name(fault_id, family),
+                set_side="dst" if outward else "src",
+            )
+            for protocol in protocols
+        )
+
+    def devices(self, node: NodeView) -> tuple[str, ...]:
+        """The interface asked for, or those that route to the peers. Raises InvalidInput."""
+        if self.interface:
+            names: tuple[str, ...] = (self.interface,)
+        else:
+            names = tuple(
+                sorted(
+                    {
+                        name
+                        for family in self.families()
+                        for net in self.networks(family)
+                        for name in node.devices_towards(net)
+                    }
+                )
+            )
+        if not names:
+            raise InvalidInput(
+                f"peers: node {node.name} has no route to {', '.join(self.peers)}",
+                where=self.kind,
+                hint="check the addresses, or name the interface",
+            )
+        for name in names:
+            device = node.device(name)
+            if device is None:
+                known = ", ".join(device.name for device in node.devices)
+                raise InvalidInput(
+                    f"interface: node {node.name} has no {name!r}",
+                    where=self.kind,
+                    hint=f"one of: {known}",
+                )
+            if device.loopback:
+                raise Refused(
+                    f"interface: loopback {name!r} is never touched",
+                    where=self.kind,
+                    hint="name peers on another machine",
+                )
+        return names
+
+    def _filtered_devices(self, node: NodeView) -> tuple[str, ...]:
+        self.devices(node)  # same refusals as on egress
+        return (self.interface,)  # ingress and reject do not depend on the route
+
+    def _refuse_protected(self, node: NodeView) -> None:
+        own = {address for device in node.devices for address in device.addresses}
+        for family in self.families():
+            for net in self.networks(family):
+                for safe in node.protected.networks():
+                    if safe.version == net.version and net.subnet_of(safe):  # type: ignore[arg-type]
+                        raise Refused(
+                            f"peers: {net} is protected on node {node.name}",
+                            where=self.kind,
+                            hint="the controller and configured peers are never touched",
+                        )
+                if net.is_loopback or (net.num_addresses == 1 and str(net.network_address) in own):
+                    raise Refused(
+                        f"peers: {net} is the node itself",
+                        where=self.kind,
+                        hint="name the other side",
+                    )
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not an address or CIDR ({error})") from None
+
+
+def _entries(networks: tuple[Network, ...]) -> tuple[str, ...]:
+    """CIDRs for hash:net, which cannot hold a prefix length of zero."""
+    return tuple(
+        str(part) for net in networks for part in (net.subnets(1) if net.prefixlen == 0 else (net,))
+    )
+
+
+def _set_name(fault_id: str, family: Family) -> str:
+    return f"{LINK_PREFIX}{fault_id}-{family}"
+
+
+def _on_device(rule: Rule, direction: Literal["in", "out"], device: str) -> Rule:
+    if direction == "in":
+        return replace(rule, in_device=device)
+    return replace(rule, out_device=device)
+
+
+def _protected_rules(
+    node: NodeView, family: Family, direction: Literal["in", "out"]
+) -> tuple[Rule, ...]:
+    """What returns before any match of ours: neighbours, DHCP, SSH, the controller, peers."""
+    rules = []
+    if family == 6:
+        rules += [
+            Rule("RETURN", protocol="icmpv6", icmpv6_type=kind) for kind in _NEIGHBOUR_DISCOVERY
+        ]
+    rules += [
+        Rule("RETURN", protocol="udp", source_ports=_DHCP[family]),
+        Rule("RETURN", protocol="udp", destination_ports=_DHCP[family]),
+    ]
+    ssh = tuple(str(port) for port in node.protected.ssh_ports)
+    if ssh:
+        rules += [
+            Rule("RETURN", protocol="tcp", source_ports=ssh),
+            Rule("RETURN", protocol="tcp", destination_ports=ssh),
+        ]
+    for net in node.protected.networks():
+        if net.version == family and direction == "out":
+            rules.append(Rule("RETURN", destination=str(net)))
+        elif net.version == family:
+            rules.append(Rule("RETURN", source=str(net)))
+    return tuple(rules)

@@ -1,0 +1,50 @@
+"""CPU taken from the whole node, never more than the cgroup quota gives."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from pydantic import Field, field_validator
+
+from chaos_core.effects import LINK_PREFIX, Effect, Holder
+from chaos_core.envelope import Draw
+from chaos_core.faults import Fault
+from chaos_core.node import NodeView
+from chaos_core.units import Percent
+
+_PERIOD_US = 100_000  # the kernel's default CFS bandwidth period
+
+
+class CpuStress(Fault):
+    """Busy processes under a quota of ``percent`` of all the node's CPUs together."""
+
+    kind = "cpu.stress"
+    summary = "take a share of the whole node's CPU"
+    lease_holder = "a SIGKILL timer of the burner's own, in the kernel; and its parent's death"
+    example = "percent=15%"
+    needs: ClassVar[tuple[str, ...]] = ("cgroup-cpu",)
+
+    percent: Percent = Field(description="share of the whole node, 100% being every CPU")
+
+    @field_validator("percent")
+    @classmethod
+    def _share(cls, value: Percent) -> Percent:
+        if not 0 < value <= 1_000_000:
+            raise ValueError("must be above 0% and at most 100%")
+        return value
+
+    def draw(self) -> Draw:
+        return Draw("cpu", cpu=self.percent)
+
+    def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
+        cpus = self.percent.fraction * node.cpus
+        return (
+            Holder(
+                name=f"{LINK_PREFIX}{fault_id}",
+                work="burn",
+                workers=min(node.cpus, math.ceil(cpus)),
+                cpu_quota=max(1_000, math.floor(cpus * _PERIOD_US)),  # 1 ms: the kernel's least
+                cpu_period=_PERIOD_US,
+            ),
+        )

@@ -1,0 +1,116 @@
+"""What a fault may know about the node it is compiled for: facts, as values.
+
+The agent fills a NodeView from the kernel; ``--dry-run`` without a controller
+uses ``NodeView.example()``. Everything that depends on routing is answered
+here, so that ``compile`` stays a pure function.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from chaos_core.errors import Unsupported
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+DEFAULT_MARK_MASK = 0x0F000000
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A network interface. ``prefs`` are the filter preferences in use on its clsact egress."""
+
+    name: str
+    addresses: tuple[str, ...] = ()  # without prefix length
+    loopback: bool = False
+    prefs: frozenset[int] = frozenset()
+
+    def free_pref(self, but: frozenset[int] = frozenset()) -> int:
+        """The lowest preference not in use, so that our filter is asked first if it can be."""
+        return next(pref for pref in range(1, 0x10000) if pref not in self.prefs | but)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route of the main table, as (CIDR, device, metric)."""
+
+    destination: str
+    device: str
+    metric: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """Traffic that is never touched, beside ARP, neighbour discovery and DHCP.
+
+    ``controllers`` are addresses, ``peers`` CIDRs, ``ssh_ports`` TCP ports.
+    """
+
+    controllers: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    ssh_ports: tuple[int, ...] = (22,)
+
+    def networks(self) -> tuple[Network, ...]:
+        return tuple(ipaddress.ip_network(text) for text in (*self.controllers, *self.peers))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits."""
+
+    name: str
+    cpus: int
+    memory_total: int
+    devices: tuple[Device, ...] = ()
+    routes: tuple[Route, ...] = ()
+    protected: Protected = Protected()
+    mark_mask: int = DEFAULT_MARK_MASK
+    marks_in_use: frozenset[int] = frozenset()
+
+    @classmethod
+    def example(cls) -> NodeView:
+        """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB."""
+        return cls(
+            name="example",
+            cpus=4,
+            memory_total=8 * 2**30,
+            devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
+            routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
+        )
+
+    def device(self, name: str) -> Device | None:
+        return next((device for device in self.devices if device.name == name), None)
+
+    def devices_towards(self, peer: Network) -> tuple[str, ...]:
+        """The interfaces by which packets to some address in ``peer`` may leave.
+
+        The longest route that holds all of ``peer``, and each more specific one
+        inside it. Empty when there is no route at all.
+        """
+        holding: list[tuple[int, int, str]] = []
+        inside: set[str] = set()
+        for route in self.routes:
+            destination = ipaddress.ip_network(route.destination)
+            if destination.version != peer.version:
+                continue
+            if peer.subnet_of(destination):  # type: ignore[arg-type]
+                holding.append((-destination.prefixlen, route.metric, route.device))
+            elif destination.subnet_of(peer):  # type: ignore[arg-type]
+                inside.add(route.device)
+        if holding:
+            inside.add(min(holding)[2])
+        return tuple(sorted(inside))
+
+    def free_mark(self) -> int:
+        """A mark inside our mask that no fault on this node uses. Raises Unsupported if none."""
+        step = self.mark_mask & -self.mark_mask
+        mark = step
+        while mark <= self.mark_mask:
+            if mark & self.mark_mask == mark and mark not in self.marks_in_use:
+                return mark
+            mark += step
+        raise Unsupported(
+            f"all marks in mask {self.mark_mask:#x} are in use",
+            hint="widen network.mark_mask in agent.toml or wait for a fault to end",
+        )
