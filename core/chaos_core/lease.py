@@ -1,0 +1,172 @@
+"""The agent's side of the lease: who may go on, until when, decided without a clock.
+
+Sans-IO: the time ``now`` is an argument, CLOCK_BOOTTIME in µs; instructions come
+out as values. What this module promises, whatever is delayed, dropped, doubled or
+reordered on the wire:
+
+- a lease ends at ``sent + ttl``, where ``sent`` is when the heartbeat that the
+  grant answers was *sent*, by this node's own clock and memory, so a late grant
+  extends nothing;
+- it never outlives the deadline set when the fault was admitted;
+- an expired lease never revives: it takes a new apply;
+- a command of a lower epoch than one obeyed before is refused.
+
+It must never read a clock or trust a time that came over the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from chaos_core.errors import Fenced, InvalidInput, Refused
+from chaos_core.units import Duration
+
+TTL = Duration.parse("3s")
+HEARTBEAT_INTERVAL = Duration.parse("1s")
+REVERT_BUDGET = Duration.parse("1s")
+ABORT_BOUND = Duration.parse("5s")
+_HEARTBEATS_KEPT = 64
+
+
+def check_timing(ttl: Duration, revert_budget: Duration = REVERT_BUDGET) -> None:
+    """Raise InvalidInput for a ttl with which an unreachable node could miss the abort bound."""
+    if ttl <= HEARTBEAT_INTERVAL:
+        raise InvalidInput(
+            f"ttl {ttl} must be above the heartbeat interval of {HEARTBEAT_INTERVAL}"
+        )
+    if ttl + revert_budget > ABORT_BOUND:
+        raise InvalidInput(
+            f"ttl {ttl} + revert budget {revert_budget} is above the abort bound of {ABORT_BOUND}",
+            hint="an unreachable node would still carry its fault five seconds after an abort",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right of one fault to be in force until ``expires_at`` and never past ``deadline``."""
+
+    fault: str
+    run: str
+    epoch: int
+    expires_at: int
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Tell every holder of this fault, the kernel first, that it may hold until ``expires_at``."""
+
+    fault: str
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Revert this fault now. ``reason`` is ``duration`` or ``lease``."""
+
+    fault: str
+    reason: str
+
+
+Instruction = Renew | End
+
+
+class LeaseTable:
+    """All leases of one node. ``epoch`` is the highest ever obeyed, from disk."""
+
+    def __init__(self, *, ttl: Duration = TTL, epoch: int = 0) -> None:
+        check_timing(ttl)
+        self.ttl = ttl
+        self.epoch = epoch
+        self.leases: dict[str, Lease] = {}
+        self._sent: dict[int, int] = {}
+        self._seq = 0
+
+    def heartbeat(self, now: int) -> int:
+        """Number a heartbeat that is sent at ``now`` and remember when that was."""
+        self._seq += 1
+        self._sent[self._seq] = now
+        while len(self._sent) > _HEARTBEATS_KEPT:
+            del self._sent[next(iter(self._sent))]
+        return self._seq
+
+    def obey(self, epoch: int) -> bool:
+        """Accept ``epoch`` or raise Fenced; True when it is new and must be kept on disk first."""
+        if epoch < self.epoch:
+            raise Fenced(
+                f"epoch {epoch} is lower than {self.epoch}, which this node has obeyed",
+                hint="another controller, or this one's restored database, has been superseded",
+            )
+        raised = epoch > self.epoch
+        self.epoch = epoch
+        return raised
+
+    def admit(
+        self, now: int, *, epoch: int, run: str, fault: str, seq: int, ttl: int, duration: Duration
+    ) -> Lease:
+        """Give a new fault its lease, or raise Refused: the request came too late or twice."""
+        self.obey(epoch)
+        if fault in self.leases:
+            raise Refused(f"fault {fault} is already on this node")
+        deadline = now + duration
+        expires_at = min(self._expiry(seq, ttl), deadline)
+        if expires_at <= now:
+            raise Refused(
+                "the request arrived after its own lease had ended",
+                hint="the link to the controller is slow or was cut; try again",
+            )
+        lease = Lease(fault, run, epoch, expires_at, deadline)
+        self.leases[fault] = lease
+        return lease
+
+    def grant(
+        self, now: int, *, epoch: int, seq: int, ttl: int, runs: Collection[str]
+    ) -> tuple[Instruction, ...]:
+        """Extend the leases of ``runs``; others are left to run out. Raises Fenced."""
+        self.obey(epoch)
+        ended = self.tick(now)
+        offered = self._expiry(seq, ttl)
+        renewed = []
+        for lease in self.leases.values():
+            until = min(offered, lease.deadline)
+            if lease.run in runs and lease.epoch == epoch and until > lease.expires_at:
+                renewed.append(Lease(lease.fault, lease.run, lease.epoch, until, lease.deadline))
+        for lease in renewed:
+            self.leases[lease.fault] = lease
+        return (*ended, *(Renew(lease.fault, lease.expires_at) for lease in renewed))
+
+    def tick(self, now: int) -> tuple[End, ...]:
+        """What has ended by ``now``. Each fault is named once and is forgotten here."""
+        ended = [
+            End(lease.fault, "duration" if now >= lease.deadline else "lease")
+            for lease in self.leases.values()
+            if now >= lease.expires_at
+        ]
+        for end in ended:
+            del self.leases[end.fault]
+        return tuple(ended)
+
+    def drop(self, fault: str) -> None:
+        """Forget a fault that ended for another reason: a revert is always accepted."""
+        self.leases.pop(fault, None)
+
+    def next_expiry(self) -> int | None:
+        """When ``tick`` must be called next, or None."""
+        return min((lease.expires_at for lease in self.leases.values()), default=None)
+
+    def _expiry(self, seq: int, ttl: int) -> int:
+        """Until when a grant for heartbeat ``seq`` lasts; an unknown heartbeat grants nothing."""
+        sent = self._sent.get(seq)
+        if sent is None or ttl <= 0:
+            return 0
+        return sent + min(ttl, self.ttl)
+
+
+def kernel_timeout(now: int, expires_at: int) -> int:
+    """Whole seconds for a kernel set entry: rounded down, so that it ends first.
+
+    0 means that there is nothing left to give; it must never reach ipset, to
+    which a timeout of 0 is for ever.
+    """
+    return max(0, (expires_at - now) // 1_000_000)
