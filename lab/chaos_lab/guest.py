@@ -1,0 +1,167 @@
+"""What makes a Debian root file system a lab VM: packages, files, masked units.
+
+Data only. Anything here is part of the image's cache key, so an edit rebuilds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from chaos_lab.layout import CONTROLLER, HOST_IP, HOST_IP6, MAX_NODES, seats
+
+SUITE = "bookworm"
+
+PACKAGES = (
+    "ca-certificates",
+    "curl",
+    "dbus",
+    "iperf3",
+    "iproute2",
+    "ipset",
+    "iptables",
+    "iputils-ping",
+    "kmod",
+    "openssh-server",
+    "procps",
+    "python3",
+    "systemd",
+    "systemd-sysv",
+    "tcpdump",
+    "udev",
+)
+
+MODULE_TREES = ("block", "crypto", "drivers/net", "lib", "net")
+"""Parts of the kernel's module tree that the image carries: the network, not the drivers."""
+
+MASKED = (
+    "apt-daily-upgrade.timer",
+    "apt-daily.timer",
+    "console-getty.service",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty.target",
+    "getty@tty1.service",
+    "kmod-static-nodes.service",
+    "ldconfig.service",
+    "modprobe@configfs.service",
+    "modprobe@drm.service",
+    "modprobe@efi_pstore.service",
+    "modprobe@fuse.service",
+    "serial-getty@.service",
+    "systemd-ask-password-console.path",
+    "systemd-ask-password-wall.path",
+    "systemd-binfmt.service",
+    "systemd-firstboot.service",
+    "systemd-hwdb-update.service",
+    "systemd-journal-catalog-update.service",
+    "systemd-logind.service",
+    "systemd-machine-id-commit.service",
+    "systemd-pstore.service",
+    "systemd-random-seed.service",
+    "systemd-timesyncd.service",
+    "systemd-update-done.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-update-utmp.service",
+    "time-set.target",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "dev-hugepages.mount",
+)
+
+ENABLED = ("ssh.service", "lab-net.service", "lab-ready.service")
+
+READY = "LAB-READY"
+"""What a VM prints on its console, followed by its boot id, when systemd has booted it."""
+
+_NET = """\
+#!/bin/sh -e
+# Gives the VM the address on its kernel command line.
+for word in $(cat /proc/cmdline); do
+    case $word in
+        labip=*) ip=${word#labip=} ;;
+        labip6=*) ip6=${word#labip6=} ;;
+    esac
+done
+modprobe ipv6
+ip -batch - <<END
+link set lo up
+link set vec0 name eth0
+addr add $ip dev eth0
+addr add $ip6 dev eth0 nodad
+link set eth0 up
+route add default via HOST
+END
+""".replace("HOST", HOST_IP)
+
+_NET_UNIT = """\
+[Unit]
+Description=Lab network address from the kernel command line
+DefaultDependencies=no
+Before=network-pre.target network.target ssh.service shutdown.target
+Wants=network-pre.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/lab-net
+
+[Install]
+WantedBy=sysinit.target
+"""
+
+_READY_UNIT = f"""\
+[Unit]
+Description=Tell the lab that this VM has booted
+DefaultDependencies=no
+After=multi-user.target
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo "{READY} $(cat /proc/sys/kernel/random/boot_id)" > /dev/console'
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_SSHD = """\
+HostKey /etc/ssh/ssh_host_ed25519_key
+MaxSessions 1000
+MaxStartups 100
+PrintMotd no
+UseDNS no
+UsePAM no
+"""
+
+_JOURNALD = """\
+[Journal]
+Storage=persistent
+SystemMaxUse=32M
+RateLimitIntervalSec=0
+"""
+
+
+def _hosts() -> str:
+    lines = ["127.0.0.1 localhost", "::1 localhost", f"{HOST_IP} lab-host", f"{HOST_IP6} lab-host"]
+    lines += [f"{seat.ip} {seat.name}\n{seat.ip6} {seat.name}" for seat in seats(MAX_NODES)]
+    return "\n".join(lines) + "\n"
+
+
+FILES: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {
+        "etc/fstab": ("", 0o644),
+        "etc/hostname": (f"{CONTROLLER}\n", 0o644),
+        "etc/hosts": (_hosts(), 0o644),
+        # Present and empty: the id is on the kernel command line, and no boot is a "first boot".
+        "etc/machine-id": ("", 0o444),
+        "etc/resolv.conf": ("", 0o644),
+        "etc/ssh/sshd_config.d/lab.conf": (_SSHD, 0o644),
+        "etc/systemd/journald.conf.d/lab.conf": (_JOURNALD, 0o644),
+        "etc/systemd/system/lab-net.service": (_NET_UNIT, 0o644),
+        "etc/systemd/system/lab-ready.service": (_READY_UNIT, 0o644),
+        "usr/local/sbin/lab-net": (_NET, 0o755),
+    }
+)

@@ -1,0 +1,94 @@
+"""The lab's network: one namespace with a bridge, one tap a VM, partitions on the taps.
+
+Promise: nothing outside the namespace is configured, reached or reachable; the
+namespace has no link to the outside. Partitions are made on the host's side,
+so no process and no rule inside a VM can see or undo them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from chaos_lab.layout import HOST_IP, HOST_IP6, PREFIX_LEN, PREFIX_LEN6, Seat
+from chaos_lab.process import run
+
+BRIDGE = "lab0"
+
+
+class Network:
+    """The namespace ``name`` and what is in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = Path("/run/netns") / name
+
+    @property
+    def exists(self) -> bool:
+        """Whether the namespace is there."""
+        return self.path.exists()
+
+    def create(self) -> None:
+        """Make the namespace and its bridge with the host's addresses; idempotent."""
+        if self.exists:
+            return
+        run(["ip", "netns", "add", self.name])
+        self._ip(
+            f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"addr add {HOST_IP}/{PREFIX_LEN} dev {BRIDGE}",
+            f"addr add {HOST_IP6}/{PREFIX_LEN6} dev {BRIDGE} nodad",
+            f"link set {BRIDGE} up",
+            "link set lo up",
+        )
+
+    def plug(self, seats: Iterable[Seat]) -> None:
+        """Add each seat's tap to the bridge, ready for partitions; idempotent."""
+        for seat in seats:
+            if seat.tap in self.links():
+                continue
+            self._ip(
+                f"tuntap add dev {seat.tap} mode tap",
+                f"link set {seat.tap} master {BRIDGE} up",
+            )
+            run(["tc", "-n", self.name, "qdisc", "add", "dev", seat.tap, "clsact"])
+
+    def destroy(self) -> None:
+        """Remove the namespace with everything in it; idempotent."""
+        if self.exists:
+            run(["ip", "netns", "delete", self.name])
+
+    def links(self) -> set[str]:
+        """Names of the links inside the namespace."""
+        listing = run(["ip", "-n", self.name, "-brief", "link"])
+        return {line.split()[0].partition("@")[0] for line in listing.splitlines()}
+
+    def enter(self, argv: Sequence[str]) -> list[str]:
+        """``argv`` as a command that runs on the host, inside the namespace."""
+        return ["nsenter", f"--net={self.path}", "--", *argv]
+
+    def cut(self, a: Seat, b: Seat) -> None:
+        """Drop every frame between two VMs, both ways, of all families, silently.
+
+        By source MAC on the way out of each tap, so broadcasts (ARP, ND) are
+        dropped too. A classic BPF program whose own verdict is "drop" needs no
+        action module, hence works on every kernel that has clsact.
+        """
+        for tap, source in ((a.tap, b), (b.tap, a)):
+            tail = int(source.mac.replace(":", "")[-8:], 16)
+            # load 4 bytes at 8 (end of the source MAC); equal? TC_ACT_SHOT (2) : TC_ACT_UNSPEC (-1)
+            program = f"4,32 0 0 8,21 0 1 {tail},6 0 0 2,6 0 0 {0xFFFFFFFF}"
+            run(
+                [
+                    *("tc", "-n", self.name, "filter", "replace", "dev", tap, "egress"),
+                    *("protocol", "all", "prio", str(source.number), "handle", "1"),
+                    *("bpf", "da", "bytecode", program),
+                ]
+            )
+
+    def heal(self, seats: Iterable[Seat]) -> None:
+        """Undo every cut at the given seats' taps; idempotent."""
+        for seat in seats:
+            run(["tc", "-n", self.name, "filter", "delete", "dev", seat.tap, "egress"])
+
+    def _ip(self, *lines: str) -> None:
+        run(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(lines) + "\n")
