@@ -7,7 +7,9 @@ reordered on the wire:
 - a lease ends at ``sent + ttl``, where ``sent`` is when the heartbeat that the
   grant answers was *sent*, by this node's own clock and memory, so a late grant
   extends nothing;
-- it never outlives the deadline set when the fault was admitted;
+- it never outlives the deadline set when the fault was admitted. Only a kernel
+  whose agent is dead may hold on for up to ``KERNEL_GRAIN`` longer, since its sets
+  count whole seconds; never past the lease and never past ``MAX_DURATION``;
 - an expired lease never revives: it takes a new apply;
 - a command of a lower epoch than one obeyed before is refused.
 
@@ -17,8 +19,9 @@ It must never read a clock or trust a time that came over the wire.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from chaos_core.envelope import MAX_DURATION
 from chaos_core.errors import Fenced, InvalidInput, Refused
 from chaos_core.units import Duration
 
@@ -26,6 +29,7 @@ TTL = Duration.parse("3s")
 HEARTBEAT_INTERVAL = Duration.parse("1s")
 REVERT_BUDGET = Duration.parse("1s")
 ABORT_BOUND = Duration.parse("5s")
+KERNEL_GRAIN = Duration.parse("1s")  # ipset timeouts are whole seconds, rounded down
 _HEARTBEATS_KEPT = 64
 
 
@@ -44,21 +48,38 @@ def check_timing(ttl: Duration, revert_budget: Duration = REVERT_BUDGET) -> None
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one fault to be in force until ``expires_at`` and never past ``deadline``."""
+    """The right of one fault to be in force until ``expires_at`` and never past ``deadline``.
+
+    ``granted_until`` is what the last grant gave, before the deadline cuts it.
+    """
 
     fault: str
     run: str
     epoch: int
-    expires_at: int
+    admitted_at: int
+    granted_until: int
     deadline: int
+
+    @property
+    def expires_at(self) -> int:
+        """When the agent ends the fault."""
+        return min(self.granted_until, self.deadline)
+
+    @property
+    def hold_until(self) -> int:
+        """When the kernel ends it by itself, should the agent be dead by then."""
+        return min(
+            self.granted_until, self.deadline + KERNEL_GRAIN, self.admitted_at + MAX_DURATION
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """Tell every holder of this fault, the kernel first, that it may hold until ``expires_at``."""
+    """Tell every holder of this fault, the kernel first, that it may hold until ``hold_until``."""
 
     fault: str
     expires_at: int
+    hold_until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +131,12 @@ class LeaseTable:
         if fault in self.leases:
             raise Refused(f"fault {fault} is already on this node")
         deadline = now + duration
-        expires_at = min(self._expiry(seq, ttl), deadline)
-        if expires_at <= now:
+        lease = Lease(fault, run, epoch, now, self._expiry(seq, ttl), deadline)
+        if lease.expires_at <= now:
             raise Refused(
                 "the request arrived after its own lease had ended",
                 hint="the link to the controller is slow or was cut; try again",
             )
-        lease = Lease(fault, run, epoch, expires_at, deadline)
         self.leases[fault] = lease
         return lease
 
@@ -127,14 +147,16 @@ class LeaseTable:
         self.obey(epoch)
         ended = self.tick(now)
         offered = self._expiry(seq, ttl)
-        renewed = []
-        for lease in self.leases.values():
-            until = min(offered, lease.deadline)
-            if lease.run in runs and lease.epoch == epoch and until > lease.expires_at:
-                renewed.append(Lease(lease.fault, lease.run, lease.epoch, until, lease.deadline))
-        for lease in renewed:
-            self.leases[lease.fault] = lease
-        return (*ended, *(Renew(lease.fault, lease.expires_at) for lease in renewed))
+        renewed = [
+            replace(lease, granted_until=offered)
+            for lease in self.leases.values()
+            if lease.run in runs and lease.epoch == epoch and offered > lease.granted_until
+        ]
+        self.leases.update((lease.fault, lease) for lease in renewed)
+        return (
+            *ended,
+            *(Renew(lease.fault, lease.expires_at, lease.hold_until) for lease in renewed),
+        )
 
     def tick(self, now: int) -> tuple[End, ...]:
         """What has ended by ``now``. Each fault is named once and is forgotten here."""
@@ -163,10 +185,10 @@ class LeaseTable:
         return sent + min(ttl, self.ttl)
 
 
-def kernel_timeout(now: int, expires_at: int) -> int:
+def kernel_timeout(now: int, hold_until: int) -> int:
     """Whole seconds for a kernel set entry: rounded down, so that it ends first.
 
     0 means that there is nothing left to give; it must never reach ipset, to
     which a timeout of 0 is for ever.
     """
-    return max(0, (expires_at - now) // 1_000_000)
+    return max(0, (hold_until - now) // KERNEL_GRAIN)
