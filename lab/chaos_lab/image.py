@@ -88,7 +88,8 @@ def _kernel_version() -> str:
 
 def _rootfs(cache: Path, kernel: str, say: Progress) -> Path:
     """An unpacked Debian with the kernel's modules, made by mmdebstrap."""
-    directory = cache / f"rootfs-{_key(guest.SUITE, guest.PACKAGES, kernel, guest.MODULE_TREES)}"
+    key = _key(guest.SUITE, guest.PACKAGES, kernel, guest.MODULE_TREES, guest.SETUP)
+    directory = cache / f"rootfs-{key}"
     if directory.is_dir():
         os.utime(directory)
         return directory
@@ -105,9 +106,8 @@ def _rootfs(cache: Path, kernel: str, say: Progress) -> Path:
         for index in (UML_MODULES / kernel).glob("modules.*"):
             shutil.copy2(index, modules)
         run(["chroot", str(new), "depmod", kernel])
-        for name in ("iptables", "ip6tables"):
-            legacy = f"/usr/sbin/{name}-legacy"
-            run(["chroot", str(new), "update-alternatives", "--set", name, legacy])
+        for command in guest.SETUP:
+            run(["chroot", str(new), *command])
         new.chmod(0o755)
     return directory
 

@@ -115,6 +115,7 @@ class VM:
             "con=null",
             "con0=fd:0,fd:1",
             "quiet",
+            "selinux=0",
             "systemd.show_status=0",
             f"systemd.hostname={seat.name}",
             f"systemd.machine_id={machine_id}",
