@@ -1,0 +1,125 @@
+"""``chaosctl lab``: the staging fleet from the command line.
+
+Cheap to import: everything but typer is imported when a command runs. Errors
+are raised as ``ChaosError`` for chaosctl to print.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from chaos_lab.fleet import Fleet
+
+app = typer.Typer(
+    name="lab",
+    help="A staging fleet of VMs on this machine: one controller and some nodes.",
+    no_args_is_help=True,
+)
+
+
+class Output(StrEnum):
+    """How data is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print the result.")]
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="controller, n1, n2, …")]
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr; what is said is kept as a line with the seconds since the start."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{time.monotonic() - start:6.1f} s[/dim]  {text}")
+
+    with console.status(title):
+        yield say
+
+
+@app.command()
+def up(
+    nodes: Annotated[int, typer.Option(help="Node VMs beside the controller, 0 to 32.")] = 3,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Build the image from this source and boot the fleet; idempotent."""
+    from chaos_lab.fleet import Fleet
+
+    with progress("bringing up the lab") as say:
+        fleet = Fleet(say=say)
+        fleet.up(nodes)
+    _show(fleet, output)
+
+
+@app.command()
+def down() -> None:
+    """End the fleet and delete its disks; idempotent."""
+    from chaos_lab.fleet import Fleet
+
+    Fleet().down()
+
+
+@app.command()
+def status(output: OutputOption = Output.TABLE) -> None:
+    """Show the VMs, their addresses and their consoles."""
+    from chaos_lab.fleet import Fleet
+
+    _show(Fleet(), output)
+
+
+@app.command(name="exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    node: NodeArgument,
+    argv: Annotated[list[str], typer.Argument(metavar="-- ARGV…", help="The command.")],
+) -> None:
+    """Run a command on a VM as root; its streams and its exit code are passed on."""
+    from chaos_lab.fleet import Fleet
+    from chaos_lab.remote import interactive
+
+    raise typer.Exit(interactive(Fleet().shell_command(node, argv)))
+
+
+@app.command()
+def ssh(node: NodeArgument) -> None:
+    """Open a shell on a VM as root."""
+    from chaos_lab.fleet import Fleet
+    from chaos_lab.remote import interactive
+
+    raise typer.Exit(interactive(Fleet().shell_command(node, ["bash", "-l"], "-t")))
+
+
+def _show(fleet: Fleet, output: Output) -> None:
+    from dataclasses import asdict
+
+    vms = fleet.status()
+    if output is Output.JSON:
+        body = {"up": fleet.is_up, "netns": fleet.lab.netns, "vms": [asdict(vm) for vm in vms]}
+        typer.echo(json.dumps(body, indent=2))
+        return
+    if not vms:
+        typer.echo("No fleet is up. `chaosctl lab up` brings one up.")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("VM", "state", "IPv4", "IPv6", "memory", "pid", box=None)
+    table.caption = f"consoles: {fleet.lab.vms}/*/console.log"
+    for vm in vms:
+        state = "[green]running[/green]" if vm.running else "[red]no power[/red]"
+        pid = str(vm.pid or "–")
+        table.add_row(vm.name, state, vm.ip, vm.ip6, f"{vm.memory_mib} MiB", pid)
+    Console().print(table)
