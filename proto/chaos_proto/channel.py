@@ -1,0 +1,175 @@
+"""Channels to the controller, and how errors cross them.
+
+A channel is made at once and connects when first used; what is wrong with the
+files is said at once, what is wrong with the far end by ``raise_from``.
+An error of ours travels as a gRPC status with its code, place and hint in the
+trailing metadata, so that the far end raises the same class again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import grpc
+
+from chaos_core import errors
+from chaos_core.errors import ChaosError, ControllerUnreachable, InvalidInput, NotPermitted
+from chaos_proto import address as addresses
+from chaos_proto import files, pki
+
+if TYPE_CHECKING:
+    from grpc import aio
+
+# Far more than any message of ours (an agent's schemas are the largest, tens of kB).
+MAX_MESSAGE: Final = 1024 * 1024
+
+# A dead path is noticed within about 2 s and a connection tried again at least every second:
+# the lease lasts 3 s. Proxies are ignored, since a lease must not depend on one.
+CLIENT_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # how long one attempt to connect may take
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+)
+
+# The other half: pings are welcome, and a client that has gone is noticed as fast.
+SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 1_500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_metadata_size", 8 * 1024),
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_MESSAGE),
+)
+
+_CODE = "chaos-error-code"
+_WHERE = "chaos-error-where-bin"
+_HINT = "chaos-error-hint-bin"
+_STATUS: Final = {
+    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "role": grpc.StatusCode.PERMISSION_DENIED,
+}
+
+
+def dial(address: str, pki_dir: Path) -> aio.Channel:
+    """A channel to the controller as the identity in ``pki_dir`` (ca.pem, cert.pem, key.pem).
+
+    Must be called in a running event loop. ``address`` without a port means 7400.
+    Raises InvalidInput when the address or a file is wrong.
+    """
+    from grpc import aio
+
+    target, credentials = _target(address, Path(pki_dir))
+    return aio.secure_channel(target, credentials, options=CLIENT_OPTIONS)
+
+
+def dial_sync(address: str, pki_dir: Path) -> grpc.Channel:
+    """The same for code without an event loop."""
+    target, credentials = _target(address, Path(pki_dir))
+    return grpc.secure_channel(target, credentials, options=CLIENT_OPTIONS)
+
+
+def diagnose(pki_dir: Path) -> None:
+    """Raise InvalidInput when the identity on this machine is the reason why nobody answers.
+
+    Looks at the certificates: expired, not ours, or a key of another one.
+    """
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import serialization
+
+    directory = Path(pki_dir)
+    ca = pki.load_certificate(directory / pki.CA_CERT)
+    path, key_path = directory / pki.CERT, directory / pki.KEY
+    certificate: x509.Certificate = pki.load_certificate(path)
+    pki.check_validity(directory / pki.CA_CERT, ca)
+    pki.check_validity(path, certificate)
+    try:
+        certificate.verify_directly_issued_by(ca)
+    except (ValueError, TypeError, InvalidSignature):
+        raise InvalidInput("was not issued by the ca.pem beside it", where=str(path)) from None
+    try:
+        key = serialization.load_pem_private_key(files.read(key_path), password=None)
+    except (ValueError, TypeError):
+        raise InvalidInput("not a private key in PEM", where=str(key_path)) from None
+    if key.public_key() != certificate.public_key():
+        raise InvalidInput(f"does not belong to {path}", where=str(key_path))
+
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────
+
+
+def status_of(
+    error: ChaosError,
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
+    """An error of ours as gRPC carries it: status, details, trailing metadata."""
+    metadata = ((_CODE, error.code), (_WHERE, error.where.encode()), (_HINT, error.hint.encode()))
+    status = _STATUS.get(error.code, grpc.StatusCode.FAILED_PRECONDITION)
+    return status, error.what, metadata
+
+
+async def abort_with(context: aio.ServicerContext[Any, Any], error: ChaosError) -> NoReturn:
+    """End the call with this error, so that ``raise_from`` raises it at the other end."""
+    status, details, metadata = status_of(error)
+    await context.abort(status, details, metadata)
+    raise AssertionError("abort returned")  # unreachable: abort always raises
+
+
+def raise_from(error: grpc.RpcError, *, address: str = "", pki_dir: Path | None = None) -> NoReturn:
+    """Raise the ChaosError that a failed call stands for.
+
+    Without an answer: InvalidInput when ``pki_dir`` explains it, else
+    ControllerUnreachable with ``address``. Works for grpc and grpc.aio calls.
+    """
+    details: str = error.details() or ""
+    trailer: Any = error.trailing_metadata() or ()
+    metadata: dict[str, Any] = dict(trailer)
+    if _CODE in metadata:
+        where, hint = (bytes(metadata.get(key, b"")).decode() for key in (_WHERE, _HINT))
+        raise errors.from_code(str(metadata[_CODE]), details, where=where, hint=hint) from error
+    status = error.code()
+    if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if pki_dir is not None:
+            diagnose(pki_dir)
+        raise _unreachable(address, details) from error
+    if status in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        raise NotPermitted(details or "the controller does not know this certificate") from error
+    name = status.name.lower().replace("_", " ")
+    raise ChaosError(f"the controller answered: {name}: {details}", where=address) from error
+
+
+def _unreachable(address: str, details: str) -> ChaosError:
+    if "CERTIFICATE_VERIFY_FAILED" in details or "Hostname Verification" in details:
+        return InvalidInput(
+            "the controller's certificate is not of our CA, has expired,"
+            " or does not carry the name it was dialled by",
+            where=address,
+            hint="is this the right controller? `chaosctl pki init` names those it has",
+        )
+    return ControllerUnreachable(
+        "the controller does not answer",
+        where=address,
+        hint="is chaos-controller running, and is the address right?",
+    )
+
+
+def _target(address: str, pki_dir: Path) -> tuple[str, grpc.ChannelCredentials]:
+    host, port = addresses.split(address)
+    hint = "enrol this machine first: chaosctl pki enrol"
+    ca, cert, key = (files.read(pki_dir / name, hint) for name in (pki.CA_CERT, pki.CERT, pki.KEY))
+    credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    return addresses.join(host, port), credentials
