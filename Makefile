@@ -1,0 +1,46 @@
+# `make help` lists what there is. Everything runs on Debian 12, as root.
+.DEFAULT_GOAL := help
+.PHONY: help setup drill test test-unit test-kernel test-vm check proto deb bench clean
+
+PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
+BIN := .venv/bin
+
+help: ## print this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
+
+setup: ## install what is missing: apt packages, uv, .venv
+	@tools/bootstrap.sh
+
+drill: setup ## boot a fleet of VMs and prove every promise on it
+	@$(BIN)/chaosctl lab drill
+
+test: test-unit test-kernel test-vm ## all tests
+
+test-unit: setup ## pure tests
+	@$(BIN)/pytest -q tests/unit
+
+test-kernel: setup ## tests on this machine's kernel, in network namespaces
+	@$(BIN)/pytest -q tests/kernel
+
+test-vm: setup ## tests on a fleet of VMs
+	@$(BIN)/pytest -q tests/vm
+
+check: setup ## format, lint, strict types, import directions, generated code
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --strict $(PYTHON_TREES)
+	@$(BIN)/lint-imports --no-cache
+	@tools/gen-proto.sh --check
+
+proto: setup ## generate proto/chaos_proto/v1 from proto/chaos/v1
+	@tools/gen-proto.sh
+
+deb: setup ## build dist/chaosctl_<version>_amd64.deb
+	@$(BIN)/python packaging/build_deb.py
+
+bench: setup ## measure what bench/README.md tabulates
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean: setup ## end the fleet; delete what was built
+	@$(BIN)/chaosctl lab down
+	@rm -rf .lab .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

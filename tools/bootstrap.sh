@@ -1,0 +1,50 @@
+#!/bin/bash
+# Prepares a fresh Debian 12 for everything in the Makefile: packages, uv, .venv.
+# Idempotent, and quick when nothing is missing. Exit 2: this machine cannot do it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+refuse() { say "$*"; exit 2; }
+
+[[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] ||
+    refuse "needs Linux on x86-64, this is $(uname -s) on $(uname -m)"
+command -v apt-get dpkg-query >/dev/null || refuse "needs Debian 12: there is no apt here"
+[[ $EUID -eq 0 ]] || refuse "needs root, for packages, network namespaces and VMs: run it with sudo"
+
+packages=(
+    # the lab: kernels, their root file system, their network
+    user-mode-linux mmdebstrap debian-archive-keyring e2fsprogs iproute2 iputils-ping openssh-client
+    # the agent on this machine, for the kernel tests
+    iptables ipset procps
+    # Python as in the VMs, and what python-iptables' C extension is compiled with
+    python3 python3-venv python3-dev gcc libc6-dev
+    ca-certificates make
+)
+missing=()
+for package in "${packages[@]}"; do
+    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] ||
+        missing+=("$package")
+done
+if ((${#missing[@]})); then
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq || refuse "apt-get update failed"
+    apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+        refuse "apt-get could not install: ${missing[*]}"
+fi
+
+export UV_PYTHON=/usr/bin/python3 UV_PYTHON_DOWNLOADS=never
+$UV_PYTHON -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
+    refuse "needs Debian 12's Python 3.11 as in its VMs, $UV_PYTHON is $($UV_PYTHON -V)"
+
+if ! uv=$(command -v uv); then
+    uv=.lab/tools/bin/uv
+    if [[ ! -x $uv ]]; then
+        say "installing uv into .lab/tools"
+        python3 -m venv .lab/tools
+        .lab/tools/bin/pip install --quiet --disable-pip-version-check uv
+    fi
+fi
+[[ -d .venv ]] || say "installing the Python environment into .venv from uv.lock"
+"$uv" sync --quiet --frozen --all-extras
