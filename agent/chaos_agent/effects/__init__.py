@@ -1,0 +1,56 @@
+"""The primitives on a real kernel: one module each, all with the same five verbs.
+
+``ops(effect)`` finds the module's verbs by the effect's type. All verbs are
+idempotent, and work from any half-applied state. Effects are applied in the order of
+a compiled fault and reverted in the opposite one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from chaos_agent.linux.host import Host
+from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe
+
+
+class Ops(Protocol):
+    """What can be done with one kind of effect.
+
+    Times are CLOCK_BOOTTIME in µs. ``expires_at_us`` is the end of the lease;
+    ``deadline_us`` the end of the fault, which no renewal moves (default: the
+    longest a fault may last, counted from now). Both bind only what holds a lease
+    by itself, LeasedSet and Holder.
+    """
+
+    def apply(
+        self, host: Host, effect: Any, expires_at_us: int, deadline_us: int | None = None
+    ) -> None:
+        """Put the effect in force, or finish what was half applied.
+
+        Raises Unsupported when this kernel cannot, NotInForce when the lease is over.
+        """
+
+    def verify(self, host: Host, effect: Any) -> str | None:
+        """Read everything back; None when in force, else one line that says what differs."""
+
+    def renew(self, host: Host, effect: Any, expires_at_us: int) -> None:
+        """Move the end of the lease. Raises NotInForce when it is over: nothing revives."""
+
+    def revert(self, host: Host, effect: Any) -> None:
+        """Take away what is ours of it, whatever of it is there."""
+
+    def absent(self, host: Host, effect: Any) -> str | None:
+        """None when nothing of it is left, else one line that names what is."""
+
+
+def ops(effect: Effect) -> Ops:
+    """The verbs for this effect."""
+    from chaos_agent.effects import chain, holder, leased_set, pipe
+
+    registry: dict[type[Effect], Ops] = {
+        LeasedSet: leased_set.OPS,
+        Pipe: pipe.OPS,
+        Chain: chain.OPS,
+        Holder: holder.OPS,
+    }
+    return registry[type(effect)]

@@ -1,0 +1,96 @@
+"""LeasedSet: the kernel's hold on the lease of every network fault.
+
+Entries carry a timeout that ends with the lease, rounded down to whole seconds,
+so the kernel lets go no later than the lease says. Without a live entry nothing
+matches, so nothing that hangs on the set has any effect.
+"""
+
+from __future__ import annotations
+
+from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.host import Host
+from chaos_agent.linux.ipsets import SET_TYPE, canonical
+from chaos_core.effects import LeasedSet
+from chaos_core.errors import NotInForce
+
+
+class LeasedSetOps:
+    def apply(
+        self,
+        host: Host,
+        effect: LeasedSet,
+        expires_at_us: int,
+        deadline_us: int | None = None,
+    ) -> None:
+        timeout = _seconds_left(_earlier(expires_at_us, deadline_us))
+        if timeout < 1:
+            raise NotInForce(
+                "the lease ends in less than a second, too soon for the kernel to hold it",
+                where=effect.name,
+                hint="apply again under a new lease",
+            )
+        host.sets.create(effect.name, effect.family)
+        for entry in effect.entries:
+            host.sets.put(effect.name, effect.family, entry, timeout)
+
+    def verify(self, host: Host, effect: LeasedSet) -> str | None:
+        head = host.sets.head(effect.name)
+        if head is None:
+            return f"set {effect.name} is missing"
+        if (head.kind, head.family) != (SET_TYPE, effect.family):
+            return f"set {effect.name} is {head.kind} for IPv{head.family}"
+        if not head.default_timeout:
+            return f"set {effect.name} has entries that never time out"
+        return _entries_differ(host, effect)
+
+    def renew(self, host: Host, effect: LeasedSet, expires_at_us: int) -> None:
+        """Move the entries' timeouts, if all are alive. Less than a second renews nothing.
+
+        An entry that lapses between the look and the write, well under a
+        millisecond, would be put back; it is one that was alive when it was looked
+        at, and it lives no longer than the lease that was granted.
+        """
+        problem = self.verify(host, effect)
+        if problem:
+            raise NotInForce(
+                f"not renewed: {problem}",
+                where=effect.name,
+                hint="a lapsed lease takes a new apply",
+            )
+        timeout = _seconds_left(expires_at_us)
+        if timeout < 1:
+            return
+        for entry in effect.entries:
+            host.sets.put(effect.name, effect.family, entry, timeout)
+
+    def revert(self, host: Host, effect: LeasedSet) -> None:
+        host.sets.destroy(effect.name)
+
+    def absent(self, host: Host, effect: LeasedSet) -> str | None:
+        return f"set {effect.name} is still there" if host.sets.head(effect.name) else None
+
+
+def _entries_differ(host: Host, effect: LeasedSet) -> str | None:
+    wanted = {canonical(entry) for entry in effect.entries}
+    found = host.sets.entries(effect.name)
+    for cidr, seconds in found.items():
+        if cidr not in wanted:
+            return f"set {effect.name} has {cidr}, which was not asked for"
+        if seconds < 1:
+            return f"set {effect.name}: {cidr} never times out"
+    lapsed = sorted(wanted - found.keys())
+    if lapsed:
+        return f"set {effect.name}: {', '.join(lapsed)} lapsed"
+    return None
+
+
+def _seconds_left(expires_at_us: int) -> int:
+    """Whole seconds until then, rounded down: the kernel must never hold on for longer."""
+    return max(0, expires_at_us - now_us()) // 1_000_000
+
+
+def _earlier(expires_at_us: int, deadline_us: int | None) -> int:
+    return expires_at_us if deadline_us is None else min(expires_at_us, deadline_us)
+
+
+OPS = LeasedSetOps()

@@ -1,0 +1,71 @@
+"""Everything an effect needs of this machine, opened when first asked for.
+
+A keeper at rest must stay small, so nothing of pyroute2 or python-iptables is
+imported before the first fault. A socket belongs to the network namespace in
+which its thread was when it was opened: one Host, one thread, one namespace.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from chaos_agent.linux.cgroups import Cgroups
+    from chaos_agent.linux.children import Children
+    from chaos_agent.linux.ipsets import IpSets
+    from chaos_agent.linux.tc import Tc
+    from chaos_agent.linux.xtables import Xtables
+
+
+class Host:
+    """The adapters of ``chaos_agent.linux``, each made once. Close it when done."""
+
+    @cached_property
+    def tc(self) -> Tc:
+        from chaos_agent.linux.tc import Tc
+
+        return Tc()
+
+    @cached_property
+    def sets(self) -> IpSets:
+        from chaos_agent.linux.ipsets import IpSets
+
+        return IpSets()
+
+    @cached_property
+    def xtables(self) -> Xtables:
+        from chaos_agent.linux.xtables import Xtables
+
+        return Xtables()
+
+    @cached_property
+    def cgroups(self) -> Cgroups:
+        from chaos_agent.linux.cgroups import find
+
+        return find()
+
+    @cached_property
+    def children(self) -> Children:
+        from chaos_agent.linux.children import Children
+
+        return Children()
+
+    def close(self) -> None:
+        """Close sockets. Holders lose their parent's pipe by this, and end."""
+        for name in ("tc", "sets", "children"):
+            adapter = self.__dict__.pop(name, None)
+            if adapter is not None:
+                adapter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,148 @@
+"""Kernel sets (ipset ``hash:net``) whose entries time out, over nfnetlink.
+
+A timeout of 0 means "for ever" to ipset, so it is refused here. The kernel
+counts an entry's timeout on a clock that stops in suspend: after a resume an
+entry lives on for what was left of its few seconds, unless the keeper is quicker.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from pyroute2 import IPSet
+from pyroute2.ipset import AlreadyExists, NoSuchObject
+from pyroute2.netlink.exceptions import NetlinkError
+
+from chaos_agent.linux.netlink import kernel_call
+from chaos_core.effects import Family
+from chaos_core.errors import ChaosError, Unsupported
+
+SET_TYPE = "hash:net"
+_AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
+_ADDRESS = ("IPSET_ATTR_IPADDR_IPV4", "IPSET_ATTR_IPADDR_IPV6")
+_ERR_FIND_TYPE = 4098  # IPSET_ERR_FIND_TYPE: the kernel knows no such set type
+
+
+@dataclass(frozen=True, slots=True)
+class SetHead:
+    """A set without its entries. ``default_timeout`` is None when entries never time out."""
+
+    name: str
+    kind: str
+    family: int
+    default_timeout: int | None
+
+
+class IpSets:
+    """One nfnetlink socket for ipset. Not thread-safe. Raises Unsupported without ipset."""
+
+    def __init__(self) -> None:
+        try:
+            self._ipset = IPSet()
+        except NetlinkError as error:
+            raise Unsupported(
+                f"this kernel has no ipset ({error})",
+                hint="load or build ip_set and ip_set_hash_net; see `chaos-agent doctor`",
+            ) from None
+
+    def close(self) -> None:
+        self._ipset.close()
+
+    @kernel_call
+    def create(self, name: str, family: Family) -> None:
+        """Create the set unless it exists. An entry added without a timeout lives 1 s."""
+        try:
+            self._ipset.create(name, stype=SET_TYPE, family=_AF[family], timeout=1)
+        except AlreadyExists:
+            return
+        except NetlinkError as error:
+            if error.code == _ERR_FIND_TYPE:
+                raise Unsupported(
+                    f"this kernel has no set type {SET_TYPE} for IPv{family}",
+                    where=name,
+                    hint="load or build ip_set_hash_net; see `chaos-agent doctor`",
+                ) from None
+            raise
+
+    @kernel_call
+    def put(self, name: str, family: Family, cidr: str, timeout: int) -> None:
+        """Add an entry or move its timeout, in whole seconds from now, at least 1."""
+        if timeout < 1:
+            raise ChaosError("a timeout of 0 would be for ever", where=name)
+        self._ipset.add(
+            name, cidr, family=_AF[family], exclusive=False, timeout=timeout, etype="net"
+        )
+
+    @kernel_call
+    def head(self, name: str) -> SetHead | None:
+        """The set called ``name``, or None. Raises nothing for one that does not exist."""
+        return next((head for head in self.heads() if head.name == name), None)
+
+    @kernel_call
+    def heads(self) -> list[SetHead]:
+        return list({head.name: head for head in map(_head, self._list()) if head}.values())
+
+    @kernel_call
+    def entries(self, name: str) -> dict[str, int]:
+        """Live entries of a ``hash:net`` set as CIDR → seconds left. Empty without the set."""
+        return {
+            _cidr(entry): int(entry.get_attr("IPSET_ATTR_TIMEOUT") or 0)
+            for entry in self._entries(name)
+        }
+
+    @kernel_call
+    def dump_entries(self, name: str) -> list[Any]:
+        """Entries of a set of any type as netlink attributes, for the snapshot."""
+        return self._entries(name)
+
+    @kernel_call
+    def destroy(self, name: str) -> None:
+        """Remove the set if it is there. Raises while a rule still refers to it."""
+        try:
+            self._ipset.destroy(name)
+        except NoSuchObject:
+            return
+
+    def _entries(self, name: str) -> list[Any]:
+        found = []
+        for message in self._list(name):
+            adt = message.get_attr("IPSET_ATTR_ADT")
+            if adt is not None:
+                found.extend(adt.get_attrs("IPSET_ATTR_DATA"))
+        return found
+
+    def _list(self, name: str | None = None) -> list[Any]:
+        try:
+            return list(self._ipset.list(name) if name else self._ipset.list())
+        except NoSuchObject:
+            return []
+
+
+def canonical(cidr: str) -> str:
+    """A CIDR as ``entries`` writes it: ``10.0.0.1`` is ``10.0.0.1/32``, host bits are cut."""
+    return str(ipaddress.ip_network(cidr, strict=False))
+
+
+def _head(message: Any) -> SetHead | None:
+    kind = message.get_attr("IPSET_ATTR_TYPENAME")
+    if kind is None:  # the later parts of a long listing have no header
+        return None
+    data = message.get_attr("IPSET_ATTR_DATA")
+    return SetHead(
+        name=message.get_attr("IPSET_ATTR_SETNAME"),
+        kind=kind,
+        family={socket.AF_INET: 4, socket.AF_INET6: 6}.get(
+            message.get_attr("IPSET_ATTR_FAMILY"), 0
+        ),
+        default_timeout=data.get_attr("IPSET_ATTR_TIMEOUT") if data else None,
+    )
+
+
+def _cidr(entry: Any) -> str:
+    address = entry.get_attr("IPSET_ATTR_IP_FROM") or entry.get_attr("IPSET_ATTR_IP")
+    text = next(filter(None, map(address.get_attr, _ADDRESS)))
+    prefix = entry.get_attr("IPSET_ATTR_CIDR")
+    return str(ipaddress.ip_network(f"{text}/{prefix}" if prefix else text))

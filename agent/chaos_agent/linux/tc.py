@@ -1,0 +1,308 @@
+"""Links and traffic control over rtnetlink: what a Pipe is made of.
+
+Root qdiscs of devices are read, never written: only links of our own get one.
+
+Two tags make our objects recognisable without a journal, whatever crashed when:
+
+- a link's alias ``chaos clsact=<ifindex>`` says that the clsact qdisc on that
+  device was added by us. It is written before the clsact is added and goes with
+  the link, which is removed last, so it is never missing while it is needed;
+- the redirect action's index is ``ACTION_TAG | link's ifindex``. The kernel
+  counts its own indices up from 1, so a filter is known as ours even when the
+  link it redirects to has been deleted by somebody.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from chaos_agent.linux.netlink import kernel_call
+from chaos_core.effects import Netem
+from chaos_core.errors import ChaosError, Unsupported
+
+EGRESS = 0xFFFFFFF3  # clsact's egress hook as a filter's parent
+INGRESS = 0xFFFFFFF2
+ACTION_TAG = 0x63680000  # "ch" in the upper half of the action's index
+_INDEX_MASK = 0xFFFF
+_ETH_P_ALL = 3
+_ALIAS = "chaos clsact="
+_TICKS_PER_US = 15.625  # the kernel's psched clock: 64 ns a tick, fixed since 2.6.31
+_U32 = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device. ``clsact_of`` is the ifindex whose clsact this link claims, or 0."""
+
+    index: int
+    name: str
+    kind: str
+    up: bool
+    clsact_of: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """An fw filter on clsact egress that redirects to ``target`` (an ifindex, 0 if it is gone)."""
+
+    device: int
+    pref: int
+    mark: int
+    mask: int
+    target: int
+    action: int
+    protocol: int
+
+    @property
+    def ours(self) -> bool:
+        return self.action & ~_INDEX_MASK == ACTION_TAG
+
+
+def action_index(link_index: int) -> int:
+    """The index that tags the redirect to one of our links."""
+    return ACTION_TAG | link_index & _INDEX_MASK
+
+
+def in_ticks(netem: Netem) -> dict[str, int]:
+    """A Netem as the kernel keeps it: ticks of 64 ns, shares of 2^32 - 1, packets."""
+    return {
+        "delay": round(netem.delay * _TICKS_PER_US),
+        "jitter": round(netem.jitter * _TICKS_PER_US),
+        "delay_corr": _share(netem.correlation) if netem.jitter else 0,
+        "loss": _share(netem.loss),
+        "limit": netem.limit,
+    }
+
+
+def _share(ppm: int) -> int:
+    return round(ppm * _U32 / 1_000_000)
+
+
+class Tc:
+    """One rtnetlink socket. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._ip = IPRoute()
+
+    def close(self) -> None:
+        self._ip.close()
+
+    # ── links ─────────────────────────────────────────────────────────────────────────
+
+    @kernel_call
+    def links(self) -> list[Link]:
+        return [_link(message) for message in self._ip.get_links()]
+
+    @kernel_call
+    def link(self, name: str) -> Link | None:
+        try:
+            return _link(self._ip.link("get", ifname=name)[0])
+        except NetlinkError as error:
+            if error.code in (errno.ENODEV, errno.ENOENT):
+                return None
+            raise
+
+    @kernel_call
+    def add_link(self, name: str, kind: Literal["ifb", "dummy"]) -> Link:
+        """Create a link of ours, down. Raises Unsupported when the kernel has no such kind."""
+        with _needs(f"the link kind {kind}", name):
+            self._ip.link("add", ifname=name, kind=kind)
+        link = self.link(name)
+        if link is None:
+            raise ChaosError("the link is gone right after it was added", where=name)
+        return link
+
+    @kernel_call
+    def raise_link(self, link: Link, clsact_of: int) -> None:
+        """Bring a link of ours up; ``clsact_of`` claims that device's clsact (0: claims none)."""
+        alias = f"{_ALIAS}{clsact_of}" if clsact_of else ""
+        self._ip.link("set", index=link.index, state="up", ifalias=alias)
+
+    @kernel_call
+    def delete_link(self, link: Link) -> None:
+        with _unless_gone():
+            self._ip.link("del", index=link.index)
+
+    # ── qdiscs ────────────────────────────────────────────────────────────────────────
+
+    @kernel_call
+    def add_netem(self, link: Link, netem: Netem) -> None:
+        """Put netem at the root of a link of ours, replacing one that was there."""
+        options: dict[str, Any] = {
+            "delay": netem.delay,
+            "jitter": netem.jitter,
+            "loss": netem.loss / 10_000,
+            "limit": netem.limit,
+        }
+        if netem.correlation and netem.jitter:
+            options["delay_corr"] = netem.correlation / 10_000
+        with _needs("the qdisc netem", link.name):
+            self._ip.tc("replace", "netem", link.index, handle=0x10000, **options)
+
+    @kernel_call
+    def netem(self, link: Link) -> dict[str, int] | None:
+        """The root netem's parameters in the kernel's units, as ``in_ticks`` has them."""
+        for message in self._ip.get_qdiscs(index=link.index):
+            if message.get_attr("TCA_KIND") != "netem" or message["parent"] != _U32:
+                continue
+            options = message.get_attr("TCA_OPTIONS")
+            correlation = options.get_attr("TCA_NETEM_CORR")
+            return {
+                **{key: int(options[key]) for key in ("delay", "jitter", "loss", "limit")},
+                "delay_corr": int(correlation["delay_corr"]) if correlation else 0,
+            }
+        return None
+
+    @kernel_call
+    def has_clsact(self, index: int) -> bool:
+        return any(
+            message.get_attr("TCA_KIND") == "clsact" for message in self._ip.get_qdiscs(index=index)
+        )
+
+    @kernel_call
+    def add_clsact(self, index: int) -> None:
+        with _needs("the qdisc clsact", f"ifindex {index}"):
+            self._ip.tc("add", "clsact", index)
+
+    @kernel_call
+    def delete_clsact(self, index: int) -> None:
+        with _unless_gone():
+            self._ip.tc("del", "clsact", index)
+
+    # ── filters ───────────────────────────────────────────────────────────────────────
+
+    @kernel_call
+    def add_redirect(self, device: int, pref: int, mark: int, mask: int, link: Link) -> None:
+        """Redirect packets marked ``mark``/``mask`` that leave ``device``, all protocols."""
+        action = {
+            "kind": "mirred",
+            "direction": "egress",
+            "action": "redirect",
+            "ifindex": link.index,
+            "index": action_index(link.index),
+        }
+        with _needs("the tc classifier fw or the action mirred", link.name):
+            self._ip.tc(
+                "add-filter", "fw", device, handle=mark, mask=mask, parent=EGRESS, prio=pref,
+                protocol=_ETH_P_ALL, action=[action],
+            )  # fmt: skip
+
+    @kernel_call
+    def redirects(self, device: int) -> list[Redirect]:
+        """All fw filters with a redirect on the device's clsact egress, foreign ones too."""
+        found = (_redirect(message) for message in self._filters(device, EGRESS))
+        return [redirect for redirect in found if redirect]
+
+    @kernel_call
+    def has_filters(self, device: int) -> bool:
+        """Whether anything hangs on the device's clsact, on either side."""
+        return bool(self._filters(device, EGRESS) or self._filters(device, INGRESS))
+
+    @kernel_call
+    def delete_redirect(self, redirect: Redirect) -> None:
+        with _unless_gone():
+            self._ip.tc(
+                "del-filter", index=redirect.device, handle=redirect.mark, parent=EGRESS,
+                info=redirect.pref << 16 | redirect.protocol,
+            )  # fmt: skip
+
+    def _filters(self, device: int, parent: int) -> list[Any]:
+        try:
+            return list(self._ip.get_filters(index=device, parent=parent))
+        except NetlinkError as error:
+            if error.code in (errno.EINVAL, errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
+                return []  # no clsact, no device: nothing hangs there
+            raise
+
+    # ── raw dumps, for routes and snapshots ───────────────────────────────────────────
+
+    @kernel_call
+    def dump_links(self) -> list[Any]:
+        return list(self._ip.get_links())
+
+    @kernel_call
+    def dump_addresses(self) -> list[Any]:
+        return list(self._ip.get_addr())
+
+    @kernel_call
+    def dump_routes(self, family: int) -> list[Any]:
+        return list(self._ip.get_routes(family=family))
+
+    @kernel_call
+    def dump_qdiscs(self) -> list[Any]:
+        return list(self._ip.get_qdiscs())
+
+    @kernel_call
+    def dump_filters(self, device: int) -> list[tuple[str, Any]]:
+        """Every filter of the device as (hook, message)."""
+        hooks = (("root", 0), ("ingress", INGRESS), ("egress", EGRESS))
+        return [(hook, msg) for hook, parent in hooks for msg in self._filters(device, parent)]
+
+
+def _link(message: Any) -> Link:
+    info = message.get_attr("IFLA_LINKINFO")
+    alias = message.get_attr("IFLA_IFALIAS") or ""
+    claimed = alias.removeprefix(_ALIAS) if alias.startswith(_ALIAS) else ""
+    return Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        up=bool(message["flags"] & 1),
+        clsact_of=int(claimed) if claimed.isdigit() else 0,
+    )
+
+
+def _redirect(message: Any) -> Redirect | None:
+    """The message as a Redirect; None for filters of any other make."""
+    options = message.get_attr("TCA_OPTIONS")
+    if message.get_attr("TCA_KIND") != "fw" or not options or not message["handle"]:
+        return None
+    actions = options.get_attr("TCA_FW_ACT")
+    action = actions.get_attr("TCA_ACT_PRIO_1") if actions else None
+    if action is None or action.get_attr("TCA_ACT_KIND") != "mirred":
+        return None
+    parms = action.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_MIRRED_PARMS")
+    if parms["eaction"] != 1:  # egress redirect
+        return None
+    mask = options.get_attr("TCA_FW_MASK")
+    return Redirect(
+        device=message["index"],
+        pref=message["info"] >> 16,
+        mark=message["handle"],
+        mask=_U32 if mask is None else mask,
+        target=parms["ifindex"],
+        action=parms["index"],
+        protocol=message["info"] & 0xFFFF,
+    )
+
+
+@contextmanager
+def _needs(what: str, where: str) -> Iterator[None]:
+    """Turn the kernel's ways of saying "I have no such thing" into Unsupported."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code in (errno.ENOENT, errno.EOPNOTSUPP):
+            raise Unsupported(
+                f"this kernel lacks {what} ({error.args[1]})",
+                where=where,
+                hint="load or build the module, or use another fault; see `chaos-agent doctor`",
+            ) from None
+        raise
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Deleting what is no longer there is a success."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
+            raise

@@ -1,0 +1,258 @@
+"""Chains of our own in xtables' mangle and filter tables, through python-iptables.
+
+Promises: one commit a change, under /run/xtables.lock, rebuilt from fresh when
+someone else changed the table meanwhile (EAGAIN). Foreign chains and rules are
+never touched; a table is only opened when it is in use or about to be, because
+opening one loads its module. A fresh handle is made for every change and read,
+so it belongs to the network namespace of the moment.
+
+Rules are compared as bytes, the way ``iptables -C`` does it: what libxtables
+builds from the Rule against what the kernel holds. No text is parsed, and nothing
+is lost in translation.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tenacity
+
+from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
+from chaos_core.effects import CHAIN_PREFIX, Chain, Family
+from chaos_core.errors import ChaosError, NotInForce, Unsupported
+
+FAMILIES: tuple[Family, ...] = (4, 6)
+TABLES = ("mangle", "filter")
+_LOCK = Path("/run/xtables.lock")
+_LOCK_WAIT_S = 1.0
+_NAMES: dict[Family, Path] = {
+    4: Path("/proc/net/ip_tables_names"),
+    6: Path("/proc/net/ip6_tables_names"),
+}
+_BUSY = "Resource temporarily unavailable"
+
+
+class _Changed(Exception):
+    """The kernel refused a commit because the table had changed since it was read."""
+
+
+class Xtables:
+    """The legacy backend. Without state; must be used from one thread (python-iptables)."""
+
+    def tables(self, family: Family) -> list[str]:
+        """The tables in use in this network namespace, in the kernel's order. Opens none."""
+        thread = Path("/proc/thread-self") / _NAMES[family].relative_to("/proc")
+        try:
+            return thread.read_text().split()
+        except OSError:
+            return []
+
+    def put(self, chain: Chain) -> None:
+        """Make the chain and its jump what ``chain`` says, in one commit.
+
+        Raises Unsupported when a match, target or table is missing.
+        """
+
+        def change(table: Any) -> None:
+            if table.is_chain(chain.name):
+                _delete_jumps(table, chain)
+                table.flush_entries(chain.name)
+            else:
+                table.create_chain(chain.name)
+            for rule in chain.rules:
+                table.append_entry(chain.name, build_rule(table, chain.family, rule).rule)
+            table.insert_entry(chain.hook, build_jump(table, chain.family, chain.name).rule, 0)
+
+        self._change(chain.family, chain.table, chain.name, change)
+
+    def remove(self, family: Family, table_name: str, name: str) -> None:
+        """Remove one of our chains with all jumps to it. Idempotent; no commit if absent."""
+        if not name.startswith(CHAIN_PREFIX):
+            raise ChaosError(f"{name} is not a chain of ours", where=table_name)
+        if table_name not in self.tables(family):
+            return
+
+        def change(table: Any) -> bool:
+            jumps = [
+                chain.name
+                for chain in table.chains
+                for entry in _entries(table, family, chain.name)
+                if entry.target == name
+            ]
+            if not jumps and not table.is_chain(name):
+                return False
+            for hook in jumps:
+                rule = build_jump(table, family, name)
+                buffer = rule.rule
+                table.delete_entry(hook, buffer, rule.mask)
+            table.flush_entries(name)
+            table.delete_chain(name)
+            return True
+
+        self._change(family, table_name, name, change)
+
+    def difference(self, chain: Chain) -> str | None:
+        """One line that says how the kernel differs from ``chain``; None when it does not."""
+        if chain.table not in self.tables(chain.family):
+            return f"table {chain.table} (IPv{chain.family}) is not in use"
+        with self._open(chain.family, chain.table) as table:
+            if not table.is_chain(chain.name):
+                return f"chain {chain.name} is missing in {chain.table} (IPv{chain.family})"
+            found = list(_entries(table, chain.family, chain.name))
+            wanted = [
+                entry_of(build_rule(table, chain.family, rule), chain.family)
+                for rule in chain.rules
+            ]
+            above = list(_entries(table, chain.family, chain.hook))
+        if len(found) != len(wanted):
+            return f"chain {chain.name} has {len(found)} rules, not {len(wanted)}"
+        for number, (have, want) in enumerate(zip(found, wanted, strict=True), 1):
+            if have != want:
+                return f"rule {number} of {chain.name} is {have.text}, not {want.text}"
+        return _jump_difference(chain, above)
+
+    def chains(self, family: Family, table_name: str) -> dict[str, list[Entry]]:
+        """Every chain of a table in use with its rules. Empty for a table that is not."""
+        if table_name not in self.tables(family):
+            return {}
+        with self._open(family, table_name) as table:
+            return {chain.name: list(_entries(table, family, chain.name)) for chain in table.chains}
+
+    def policies(self, family: Family, table_name: str) -> dict[str, str]:
+        """The policy of each built-in chain of a table in use."""
+        if table_name not in self.tables(family):
+            return {}
+        with self._open(family, table_name) as table:
+            return {
+                chain.name: chain.get_policy().name for chain in table.chains if chain.is_builtin()
+            }
+
+    def try_rule(self, chain: Chain) -> None:
+        """Commit ``chain`` without a jump and take it away again: can this kernel do it?
+
+        Raises Unsupported when it cannot. Nothing ever passes through such a chain.
+        """
+
+        def change(table: Any) -> None:
+            if not table.is_chain(chain.name):
+                table.create_chain(chain.name)
+            table.flush_entries(chain.name)
+            for rule in chain.rules:
+                table.append_entry(chain.name, build_rule(table, chain.family, rule).rule)
+
+        try:
+            self._change(chain.family, chain.table, chain.name, change)
+        finally:
+            self.remove(chain.family, chain.table, chain.name)
+
+    # ── the one way to change a table ─────────────────────────────────────────────────
+
+    def _change(
+        self, family: Family, table_name: str, where: str, change: Callable[[Any], bool | None]
+    ) -> None:
+        """Run ``change`` on a fresh handle and commit, unless it returns False."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Changed),
+            wait=tenacity.wait_random(0, 0.02),
+            stop=tenacity.stop_after_attempt(20),
+        )
+        try:
+            retrying(self._change_once, family, table_name, where, change)
+        except tenacity.RetryError:
+            raise NotInForce(
+                f"table {table_name} (IPv{family}) kept changing under 20 attempts",
+                where=where,
+                hint="another program rewrites the firewall all the time; stop it and try again",
+            ) from None
+
+    def _change_once(
+        self, family: Family, table_name: str, where: str, change: Callable[[Any], bool | None]
+    ) -> None:
+        with _lock(where), self._open(family, table_name) as table:
+            try:
+                if change(table) is not False:
+                    table.commit()
+            except (iptc().IPTCError, iptc().XTablesError) as error:
+                if _BUSY in str(error):
+                    raise _Changed from None
+                raise Unsupported(
+                    f"table {table_name} (IPv{family}) refuses: {error}",
+                    where=where,
+                    hint="a match or target is missing in the kernel or in iptables;"
+                    " see `chaos-agent doctor`",
+                ) from None
+
+    @contextmanager
+    def _open(self, family: Family, name: str) -> Iterator[Any]:
+        lib = iptc()
+        try:
+            table = (lib.Table if family == 4 else lib.Table6)(name, autocommit=False)
+            table.refresh()
+        except lib.IPTCError as error:
+            raise Unsupported(
+                f"no xtables table {name} for IPv{family} ({error})",
+                hint="this host has no legacy iptables; see `chaos-agent doctor`",
+            ) from None
+        try:
+            yield table
+        finally:
+            table.close()
+
+
+@contextmanager
+def _lock(where: str) -> Iterator[None]:
+    """Hold the lock that the iptables tools take; give up after a second."""
+    descriptor = os.open(_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise NotInForce(
+                        f"{_LOCK} is held by another program for more than {_LOCK_WAIT_S:g} s",
+                        where=where,
+                        hint=f"find it with `fuser {_LOCK}`",
+                    ) from None
+                time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _entries(table: Any, family: Family, chain: str) -> Iterator[Entry]:
+    """The chain's rules as comparable values."""
+    raw = table.first_rule(chain)
+    while raw:
+        target = table.get_target(raw)
+        data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
+        yield Entry.read(data, family, (target or b"").decode())
+        raw = table.next_rule(raw)
+
+
+def _delete_jumps(table: Any, chain: Chain) -> None:
+    for entry in list(_entries(table, chain.family, chain.hook)):
+        if entry.target == chain.name:
+            rule = build_jump(table, chain.family, chain.name)
+            buffer = rule.rule
+            table.delete_entry(chain.hook, buffer, rule.mask)
+
+
+def _jump_difference(chain: Chain, above: list[Entry]) -> str | None:
+    """The jump must be there once, with nothing but other chains of ours above it."""
+    jumps = [number for number, entry in enumerate(above) if entry.target == chain.name]
+    if len(jumps) != 1:
+        return f"{len(jumps)} jumps from {chain.hook} to {chain.name}, not 1"
+    for entry in above[: jumps[0]]:
+        if not entry.target.startswith(CHAIN_PREFIX):
+            return f"a foreign rule stands above the jump to {chain.name}: {entry.text}"
+    return None

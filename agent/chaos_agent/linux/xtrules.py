@@ -1,0 +1,188 @@
+"""One xtables rule, both ways: built from a ``Rule``, and read back as a value.
+
+The kernel hands rules out as C structures. ``Entry`` keeps their bytes without
+what changes by itself (counters, offsets of jumps, kernel pointers), so that two
+rules are equal exactly when they mean the same.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import hashlib
+import importlib.util
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos_core.effects import Family, Rule
+
+# struct ipt_ip and ip6t_ip6, then nfcache, target_offset, next_offset, comefrom and counters.
+_HEADER: dict[Family, tuple[int, int]] = {4: (84, 112), 6: (136, 168)}
+_EXTENSION_HEADER = 32  # struct xt_entry_match and xt_entry_target: size, name, revision
+_STANDARD = ("ACCEPT", "DROP", "RETURN", "QUEUE")
+_EXTENSIONS = ("usr/lib/*/xtables", "usr/lib*/xtables", "lib/*/xtables")
+_SONAMES = {  # the ABI that python-iptables knows; the same on every distribution since 2018
+    "c": "libc.so.6",
+    "xtables": "libxtables.so.12",
+    "ip4tc": "libip4tc.so.2",
+    "ip6tc": "libip6tc.so.2",
+}
+
+
+def iptc() -> Any:
+    """python-iptables, imported when first needed.
+
+    As it comes, its import searches for libraries by running ldconfig, gcc and ld
+    a dozen times. So it is told where they are.
+    """
+    if "iptc" in sys.modules:
+        return sys.modules["iptc"]
+    if "XTABLES_LIBDIR" not in os.environ:
+        found = (path for pattern in _EXTENSIONS for path in Path("/").glob(pattern))
+        path = next(found, None)
+        if path is not None:
+            os.environ["XTABLES_LIBDIR"] = str(path)
+    search = ctypes.util.find_library
+    ctypes.util.find_library = _find_library
+    try:
+        return importlib.import_module("iptc")
+    finally:
+        ctypes.util.find_library = search
+
+
+def _find_library(name: str) -> str | None:
+    """What ``ctypes.util.find_library`` does, for the few libraries in question, unforked."""
+    if name == "xtwrapper":
+        spec = importlib.util.find_spec("libxtwrapper")
+        return spec.origin if spec else None
+    return _SONAMES.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A rule as a value. ``target`` names the verdict, chain or extension it ends in."""
+
+    target: str
+    data: bytes
+    text: str
+
+    @classmethod
+    def read(cls, raw: bytes, family: Family, target: str) -> Entry:
+        """From the kernel's bytes; ``target`` is libiptc's name for a verdict or a chain."""
+        data = bytearray(raw)
+        ip_size, header = _HEADER[family]
+        target_at = int.from_bytes(data[ip_size + 4 : ip_size + 6], "little")
+        data[ip_size : ip_size + 4] = bytes(4)  # nfcache
+        data[ip_size + 8 : header] = bytes(header - ip_size - 8)  # comefrom, counters
+        name = _clean_name(data, target_at)
+        if name in ("", "standard", *_STANDARD):  # a verdict or a jump: an offset
+            name = target or name
+            data[target_at + 2 :] = name.encode().ljust(len(data) - target_at - 2, b"\0")
+        matches = []
+        at = header
+        while at < target_at:
+            size = int.from_bytes(data[at : at + 2], "little")
+            matches.append(_clean_name(data, at))
+            at += max(size, _EXTENSION_HEADER)
+        return cls(name, bytes(data), _text(bytes(data), family, matches, name))
+
+
+def _clean_name(data: bytearray, at: int) -> str:
+    """The extension's name; what the kernel left behind its end is zeroed."""
+    name = bytes(data[at + 2 : at + 31]).split(b"\0")[0]
+    data[at + 2 : at + 31] = name.ljust(29, b"\0")
+    return name.decode(errors="replace")
+
+
+def _text(data: bytes, family: Family, matches: list[str], target: str) -> str:
+    """For people: addresses, devices, protocol, names of matches, target, and a digest."""
+    size = 4 if family == 4 else 16
+    source, destination, source_mask, destination_mask = (
+        data[index * size : (index + 1) * size] for index in range(4)
+    )
+    names = data[4 * size : 4 * size + 32]
+    protocol = int.from_bytes(data[4 * size + 64 : 4 * size + 66], "little")
+    parts = []
+    for flag, address, mask in (("-s", source, source_mask), ("-d", destination, destination_mask)):
+        if any(mask):
+            af = socket.AF_INET if family == 4 else socket.AF_INET6
+            bits = int.from_bytes(mask, "big").bit_count()
+            parts.append(f"{flag} {socket.inet_ntop(af, address)}/{bits}")
+    for flag, raw in (("-i", names[:16]), ("-o", names[16:])):
+        device = raw.split(b"\0")[0].decode(errors="replace")
+        if device:
+            parts.append(f"{flag} {device}")
+    if protocol:
+        parts.append(f"-p {protocol}")
+    parts += [f"-m {name}" for name in matches]
+    parts.append(f"-j {target}")
+    return f"{' '.join(parts)} #{hashlib.sha256(data).hexdigest()[:12]}"
+
+
+def build_rule(table: Any, family: Family, rule: Rule) -> Any:
+    """A python-iptables rule. Parameters are set right after each match is made:
+
+    all matches of one kind share libxtables' pointer to the one made last.
+    """
+    built = _new(table, family)
+    if rule.protocol:
+        built.protocol = rule.protocol
+    if rule.source:
+        built.src = rule.source
+    if rule.destination:
+        built.dst = rule.destination
+    if rule.in_device:
+        built.in_interface = rule.in_device
+    if rule.out_device:
+        built.out_interface = rule.out_device
+    if rule.source_ports:
+        _match(built, "multiport", ("sports", ",".join(rule.source_ports)))
+    if rule.destination_ports:
+        _match(built, "multiport", ("dports", ",".join(rule.destination_ports)))
+    if rule.icmpv6_type:
+        _match(built, "icmp6", ("icmpv6-type", rule.icmpv6_type))
+    if rule.match_set:
+        _match(built, "set", ("match-set", [rule.match_set, rule.set_side]))
+    if rule.probability:
+        share = f"{rule.probability / 1_000_000:.6f}"
+        _match(built, "statistic", ("mode", "random"), ("probability", share))
+    target = built.create_target(rule.target)
+    if rule.target == "MARK":
+        target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")
+    if rule.target == "REJECT" and rule.reject_with:
+        target.set_parameter("reject-with", rule.reject_with)
+    return built
+
+
+def build_jump(table: Any, family: Family, chain: str) -> Any:
+    """An unconditional jump to ``chain``, which must exist in ``table``."""
+    built = _new(table, family)
+    built.create_target(chain)
+    return built
+
+
+def entry_of(built: Any, family: Family) -> Entry:
+    """A built rule as the kernel will hand it back: private parts of extensions are zero."""
+    raw = bytes(built.rule)
+    masked = bytes(a & b for a, b in zip(raw, bytes(built.mask), strict=True))
+    target = built.target.name
+    return Entry.read(masked, family, target if target in _STANDARD else "")
+
+
+def _match(built: Any, name: str, *parameters: tuple[str, str | list[str]]) -> None:
+    match = built.create_match(name)
+    for parameter, value in parameters:
+        match.set_parameter(parameter, value)
+
+
+def _new(table: Any, family: Family) -> Any:
+    """A rule that knows one table. As it comes, python-iptables opens all five to look for
+
+    a chain's name, which loads the nat, raw and security modules.
+    """
+    lib = iptc()
+    base = lib.Rule if family == 4 else lib.Rule6
+    return type(base.__name__, (base,), {"tables": (table,)})()
