@@ -31,6 +31,7 @@ REVERT_BUDGET = Duration.parse("1s")
 ABORT_BOUND = Duration.parse("5s")
 KERNEL_GRAIN = Duration.parse("1s")  # ipset timeouts are whole seconds, rounded down
 _HEARTBEATS_KEPT = 64
+_FAULTS_KEPT = 1024
 
 
 def check_timing(ttl: Duration, revert_budget: Duration = REVERT_BUDGET) -> None:
@@ -68,9 +69,12 @@ class Lease:
     @property
     def hold_until(self) -> int:
         """When the kernel ends it by itself, should the agent be dead by then."""
-        return min(
-            self.granted_until, self.deadline + KERNEL_GRAIN, self.admitted_at + MAX_DURATION
-        )
+        return min(self.granted_until, self.hold_at_most)
+
+    @property
+    def hold_at_most(self) -> int:
+        """What no grant extends: the deadline, with the grain of the kernel's clocks."""
+        return min(self.deadline + KERNEL_GRAIN, self.admitted_at + MAX_DURATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +106,16 @@ class LeaseTable:
         self.epoch = epoch
         self.leases: dict[str, Lease] = {}
         self._sent: dict[int, int] = {}
+        self._admitted: dict[str, None] = {}
         self._seq = 0
 
     def heartbeat(self, now: int) -> int:
-        """Number a heartbeat that is sent at ``now`` and remember when that was."""
-        self._seq += 1
+        """Number a heartbeat that is sent at ``now`` and remember when that was.
+
+        Numbers start from the time, so that none repeats after a crash: a stale answer
+        to a heartbeat from before it must not count as one to a newer heartbeat.
+        """
+        self._seq = max(self._seq + 1, now)
         self._sent[self._seq] = now
         while len(self._sent) > _HEARTBEATS_KEPT:
             del self._sent[next(iter(self._sent))]
@@ -126,10 +135,14 @@ class LeaseTable:
     def admit(
         self, now: int, *, epoch: int, run: str, fault: str, seq: int, ttl: int, duration: Duration
     ) -> Lease:
-        """Give a new fault its lease, or raise Refused: the request came too late or twice."""
+        """Give a new fault its lease, or raise Refused: the request came too late or twice.
+
+        Twice counts also when the first has ended since: a repeated request would
+        start it again with a new deadline.
+        """
         self.obey(epoch)
-        if fault in self.leases:
-            raise Refused(f"fault {fault} is already on this node")
+        if fault in self.leases or fault in self._admitted:
+            raise Refused(f"fault {fault} has already been started on this node")
         deadline = now + duration
         lease = Lease(fault, run, epoch, now, self._expiry(seq, ttl), deadline)
         if lease.expires_at <= now:
@@ -138,6 +151,9 @@ class LeaseTable:
                 hint="the link to the controller is slow or was cut; try again",
             )
         self.leases[fault] = lease
+        self._admitted[fault] = None
+        while len(self._admitted) > _FAULTS_KEPT:
+            del self._admitted[next(iter(self._admitted))]
         return lease
 
     def grant(

@@ -1,0 +1,238 @@
+"""``/etc/chaos/agent.toml``: who this node is and what it allows at most.
+
+The file decides the node's ceilings, so it must belong to root and be writable
+by nobody else, in a directory of which the same holds; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import socket
+import stat
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chaos_core import envelope
+from chaos_core.envelope import Envelope
+from chaos_core.errors import InvalidInput, Refused
+from chaos_core.node import DEFAULT_MARK_MASK, Protected
+from chaos_core.units import Duration, Percent
+
+DEFAULT_PATH = Path("/etc/chaos/agent.toml")
+STATE = Path("/var/lib/chaos-agent")
+RUNTIME = Path("/run/chaos")
+PKI = Path("/etc/chaos/agent")
+LINK_USER = "chaos"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
+
+_KEYS = {
+    "node": ("name",),
+    "controller": ("address",),
+    "envelope": (
+        *("profile", "latency", "loss", "cpu", "memory", "runs"),
+        *("duration_latency", "duration_loss", "duration_cpu", "duration_memory"),
+    ),
+    "network": ("mark_mask", "ssh_ports", "protected"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """The checked configuration. ``controller`` is ``host:port``; empty when there is none."""
+
+    node: str
+    controller: str = ""
+    envelope: Envelope = field(default=envelope.PROFILES[envelope.DEFAULT_PROFILE])
+    protected: Protected = Protected()
+    mark_mask: int = DEFAULT_MARK_MASK
+    state: Path = STATE
+    runtime: Path = RUNTIME
+    pki: Path = PKI
+
+    @property
+    def socket(self) -> Path:
+        """Where keeper and link meet."""
+        return self.runtime / "keeper.sock"
+
+
+def load(path: Path = DEFAULT_PATH) -> AgentConfig:
+    """Read and check the file. Raises InvalidInput or Refused with file and line.
+
+    A file that is not there is an empty one: profile ``production``, no controller.
+    """
+    try:
+        check_owner(path)
+        text = path.read_text()
+    except FileNotFoundError:
+        if path != DEFAULT_PATH:
+            raise InvalidInput("no such file", where=str(path)) from None
+        text = ""
+    except PermissionError:
+        raise InvalidInput("not readable", where=str(path), hint="chmod 0644 it") from None
+    return parse(text, str(path))
+
+
+def check_owner(path: Path) -> None:
+    """Raise Refused unless only root can write ``path`` and its directory."""
+    for place in (path.parent, path):
+        info = place.stat()
+        if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise Refused(
+                "writable by others than root, so anybody could raise this node's limits",
+                where=str(place),
+                hint=f"chown root {place} && chmod go-w {place}",
+            )
+
+
+def parse(text: str, where: str) -> AgentConfig:
+    """Check the text of an agent.toml. ``where`` is its name in messages."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        raise InvalidInput(str(error), where=f"{where}:{line[1] if line else 1}") from None
+    return _Reader(text, where, data).config()
+
+
+class _Reader:
+    """Takes values out of the parsed file and knows at which line each stands."""
+
+    def __init__(self, text: str, where: str, data: dict[str, Any]) -> None:
+        self.lines = text.splitlines()
+        self.where = where
+        self.data = data
+
+    def config(self) -> AgentConfig:
+        self._known()
+        controller = str(self._get("controller", "address", "", _text))
+        return AgentConfig(
+            node=str(self._get("node", "name", _hostname(), _node_name)),
+            controller=controller,
+            envelope=self._envelope(),
+            protected=Protected(
+                controllers=self._resolve(controller),
+                peers=tuple(self._get("network", "protected", (), _cidrs)),
+                ssh_ports=tuple(self._get("network", "ssh_ports", (22,), _ports)),
+            ),
+            mark_mask=int(self._get("network", "mark_mask", DEFAULT_MARK_MASK, _mask)),
+        )
+
+    def _known(self) -> None:
+        for section, values in self.data.items():
+            if section not in _KEYS or not isinstance(values, dict):
+                raise self._error(section, section, _hint(section, _KEYS))
+            for key in values:
+                if key not in _KEYS[section]:
+                    raise self._error(section, key, _hint(key, _KEYS[section]))
+
+    def _get(self, section: str, key: str, default: Any, check: Callable[[Any], Any]) -> Any:
+        values = self.data.get(section, {})
+        if key not in values:
+            return default
+        try:
+            return check(values[key])
+        except ValueError as error:
+            raise InvalidInput(
+                f"{section}.{key}: {error}", where=self._line(section, key)
+            ) from None
+
+    def _envelope(self) -> Envelope:
+        values = dict(self.data.get("envelope", {}))
+        profile = values.pop("profile", envelope.DEFAULT_PROFILE)
+        ceilings: dict[str, object] = {}
+        for key, value in values.items():
+            kind = Percent if key in ("loss", "cpu", "memory") else Duration
+            try:
+                ceilings[key] = value if key == "runs" else kind.parse(str(value))
+                envelope.lowered(str(profile), {key: ceilings[key]})
+            except InvalidInput as error:
+                raise InvalidInput(
+                    f"envelope.{key}: {error.what}",
+                    where=self._line("envelope", key),
+                    hint=error.hint,
+                ) from None
+        try:
+            return envelope.lowered(str(profile), ceilings)
+        except InvalidInput as error:
+            raise InvalidInput(
+                error.what, where=self._line("envelope", "profile"), hint=error.hint
+            ) from None
+
+    def _resolve(self, controller: str) -> tuple[str, ...]:
+        """The controller's addresses, so that traffic to it can be protected."""
+        if not controller:
+            return ()
+        where = self._line("controller", "address")
+        host, _, port = controller.rpartition(":")
+        if not host or not port.isdigit():
+            raise InvalidInput(f"controller.address: {controller!r} is not host:port", where=where)
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise InvalidInput(
+                f"controller.address: {host!r} does not resolve ({error.strerror})",
+                where=where,
+                hint="traffic to the controller cannot be protected without its address",
+            ) from None
+        return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+    def _error(self, section: str, key: str, hint: str) -> InvalidInput:
+        return InvalidInput(f"unknown key {key!r}", where=self._line(section, key), hint=hint)
+
+    def _line(self, section: str, key: str) -> str:
+        inside = section == key
+        for number, line in enumerate(self.lines, 1):
+            if line.strip().startswith(f"[{section}]"):
+                inside = True
+                if section == key:
+                    return f"{self.where}:{number}"
+            elif inside and re.match(rf"\s*[\"']?{re.escape(key)}\b", line):
+                return f"{self.where}:{number}"
+        return self.where
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(known)}"
+
+
+def _hostname() -> str:
+    return os.uname().nodename.split(".")[0].lower()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not text")
+    return value
+
+
+def _node_name(value: Any) -> str:
+    if not _NAME.match(_text(value)):
+        raise ValueError(f"{value!r}: use 1 to 32 of a-z, 0-9 and '-'")
+    return str(value)
+
+
+def _cidrs(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of addresses or CIDRs is expected")
+    return tuple(str(ipaddress.ip_network(item)) for item in value)
+
+
+def _ports(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= 15:
+        raise ValueError("a list of 1 to 15 TCP ports is expected")
+    if any(not isinstance(port, int) or not 0 < port < 65536 for port in value):
+        raise ValueError(f"{value!r} are not TCP ports")
+    return tuple(value)
+
+
+def _mask(value: Any) -> int:
+    if not isinstance(value, int) or not 0 < value < 2**32 or value.bit_count() < 2:
+        raise ValueError("a mask of two or more of 32 bits is expected, like 0x0f000000")
+    return value

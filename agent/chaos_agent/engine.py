@@ -1,0 +1,144 @@
+"""Puts faults on this node and takes them off, each step proven by reading back.
+
+check → compile → snapshot → journal intent (fsync) → apply → verify → renew … →
+revert in reverse → verify absent → compare snapshot → journal done. The engine
+knows effects, not leases: ``supervisor.py`` tells it when.
+
+It must never apply anything whose undo is not in the journal, never report a
+fault as in force that was not read back, and never report a node as clean that
+differs from its snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from chaos_agent import snapshot
+from chaos_agent.effects import ops
+from chaos_agent.journal import Journal
+from chaos_agent.linux.host import Host
+from chaos_core.effects import Effect
+from chaos_core.errors import ChaosError, NotInForce
+from chaos_core.faults import Fault
+from chaos_core.lease import Lease
+from chaos_core.node import NodeView
+
+State = Literal["applying", "in_force", "reverting"]
+
+
+@dataclass(slots=True)
+class Standing:
+    """A fault that is on this node, wholly or in part. Times are CLOCK_BOOTTIME in µs."""
+
+    id: str
+    run: str
+    fault: Fault
+    effects: tuple[Effect, ...]
+    before: dict[str, list[str]]
+    started_at: int
+    state: State = "applying"
+    in_force_at: int = 0
+    pending: str = ""  # what was not yet as asked when last read back
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a fault's end went: ``difference`` is empty when the node equals its snapshot."""
+
+    difference: tuple[str, ...]
+    ended_at: int
+
+
+class Engine:
+    """Applies, verifies, renews and reverts, on one host with one journal.
+
+    ``clock`` is CLOCK_BOOTTIME in µs; ``view`` reads this node's facts afresh.
+    """
+
+    def __init__(
+        self, host: Host, journal: Journal, view: Callable[[], NodeView], clock: Callable[[], int]
+    ) -> None:
+        self.host = host
+        self.journal = journal
+        self.view = view
+        self.clock = clock
+        self.standing: dict[str, Standing] = {}
+
+    def start(self, run: str, fault: Fault, lease: Lease) -> Standing:
+        """Apply a fault under its lease.
+
+        When this raises, the fault is either not in ``standing``, and nothing was
+        done, or it is and must be ended by the caller.
+        """
+        fault_id = lease.fault
+        effects = fault.compile(self.view(), fault_id)
+        before = snapshot.take(self.host, snapshot.scope_of(effects))
+        now = self.clock()
+        self.journal.intent(
+            now, fault=fault_id, run=run, kind=fault.kind, to_apply=effects, before=before
+        )
+        standing = Standing(fault_id, run, fault, effects, before, started_at=now)
+        self.standing[fault_id] = standing
+        for effect in effects:
+            ops(effect).apply(self.host, effect, lease.hold_until, lease.hold_at_most)
+        self.check(standing)
+        return standing
+
+    def check(self, standing: Standing) -> None:
+        """Read the fault back; its state becomes ``in_force`` once all of it is there.
+
+        Raises NotInForce when something that was there has gone.
+        """
+        wrong = [
+            text for effect in standing.effects if (text := ops(effect).verify(self.host, effect))
+        ]
+        standing.pending = "; ".join(wrong)
+        if standing.state == "applying" and not wrong:
+            standing.state = "in_force"
+            standing.in_force_at = self.clock()
+        elif standing.state == "in_force" and wrong:
+            raise NotInForce(standing.pending)
+
+    def renew(self, fault_id: str, hold_until: int) -> None:
+        """Extend every holder of the fault. Raises NotInForce when one has let go already."""
+        standing = self.standing[fault_id]
+        for effect in standing.effects:
+            ops(effect).renew(self.host, effect, hold_until)
+
+    def end(self, fault_id: str, reason: str) -> Outcome:
+        """Revert, prove absence, compare with the snapshot, and journal the end.
+
+        Whatever fails is collected and the rest is still reverted; the caller
+        may call again while there is a difference.
+        """
+        standing = self.standing[fault_id]
+        standing.state = "reverting"
+        difference = [*self._revert(standing), *self._compare(standing)]
+        ended_at = self.clock()
+        unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
+        if unkept:
+            difference.append(unkept)
+        del self.standing[fault_id]
+        return Outcome(tuple(difference), ended_at)
+
+    def _revert(self, standing: Standing) -> list[str]:
+        problems = []
+        for effect in reversed(standing.effects):
+            try:
+                ops(effect).revert(self.host, effect)
+                left = ops(effect).absent(self.host, effect)
+            except (ChaosError, OSError) as error:
+                left = f"{type(effect).__name__}: {error}"
+            if left:
+                problems.append(left)
+        return problems
+
+    def _compare(self, standing: Standing) -> list[str]:
+        after = snapshot.take(self.host, snapshot.scope_of(standing.effects))
+        others = [other for other in self.standing if other != standing.id]
+        return snapshot.diff(
+            snapshot.without(standing.before, others), snapshot.without(after, others)
+        )

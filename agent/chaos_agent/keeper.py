@@ -1,0 +1,255 @@
+"""The privileged process: one thread, one socket, the lease clock and the engine.
+
+It listens on ``keeper.sock`` for a single link, which it trusts with nothing: a
+link can fail to renew, or ask for what the envelope allows. It imports no
+network library; what reaches it are a few typed JSON messages.
+
+The loop never blocks for longer than a read-back takes, feeds systemd's
+watchdog, and ends every fault when it is told to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+import selectors
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from chaos_agent.config import LINK_USER
+from chaos_agent.notify import Notifier
+from chaos_agent.supervisor import Supervisor
+from chaos_core.errors import InvalidInput, MissingPrerequisite, Refused
+from chaos_core.lease import HEARTBEAT_INTERVAL
+from chaos_core.log import Log
+from chaos_core.messages import MAX_MESSAGE, Hello, Message, to_keeper
+
+LOCK = "keeper.lock"
+_LONGEST_SLEEP = 500_000  # µs; a signal or the watchdog waits no longer
+_MESSAGES_A_SECOND = 100  # from the link; more is a flood
+
+
+@contextlib.contextmanager
+def sole_keeper(runtime: Path) -> Iterator[None]:
+    """Hold the lock that makes this the only process that applies faults here.
+
+    Raises Refused when another has it. The kernel frees it when we die.
+    """
+    import fcntl
+
+    runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
+    fd = os.open(runtime / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                "another keeper is running on this node",
+                where=str(runtime / LOCK),
+                hint="use chaosctl, or `systemctl stop chaos-agent` first",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def need_root() -> None:
+    """Raise MissingPrerequisite unless we are root."""
+    if os.geteuid() != 0:
+        raise MissingPrerequisite("this needs root", hint="run it as root, or use --dry-run")
+
+
+class Listener:
+    """The socket for the link, and the check of who is at its other end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.allowed = {0}
+        with contextlib.suppress(KeyError):
+            self.allowed.add(pwd.getpwnam(LINK_USER).pw_uid)
+        with contextlib.suppress(FileNotFoundError):
+            if not path.is_socket():
+                raise Refused("something that is not a socket is in the way", where=str(path))
+            path.unlink()
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.bind(str(path))
+        path.chmod(0o660)
+        with contextlib.suppress(KeyError):
+            os.chown(path, 0, grp.getgrnam(LINK_USER).gr_gid)
+        self.socket.listen(4)
+        self.socket.setblocking(False)
+
+    def accept(self) -> socket.socket | None:
+        """A new connection, or None when the peer is neither root nor the link's user."""
+        try:
+            connection, _ = self.socket.accept()
+        except OSError:
+            return None
+        data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        _, uid, _ = struct.unpack("3i", data)
+        if uid not in self.allowed:
+            connection.close()
+            return None
+        connection.setblocking(False)
+        return connection
+
+    def close(self) -> None:
+        self.socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Keeper:
+    """The loop around a Supervisor. ``clock`` is CLOCK_BOOTTIME in µs."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        hello: Callable[[], Hello],
+        listener: Listener,
+        clock: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self.supervisor = supervisor
+        self.hello = hello
+        self.listener = listener
+        self.clock = clock
+        self.log = log
+        self.notify = Notifier.from_environment()
+        self.stopping = ""
+        self._link: socket.socket | None = None
+        self._selector = selectors.DefaultSelector()
+        self._next_heartbeat = 0
+        self._window = 0  # the second in which messages are being counted
+        self._received = 0
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then end every fault."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        self._selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
+        self.notify.ready()
+        self.log.info("ready", profile=self.supervisor.config.envelope.profile)
+        try:
+            while not self.stopping:
+                for key, _ in self._selector.select(self._timeout()):
+                    key.data()
+                self.supervisor.tick(self.clock())
+                self._beat()
+                self.notify.alive()
+        finally:
+            self.notify.stopping()
+            self.supervisor.end_all("shutdown", self.clock())
+            self._beat()
+            self._drop_link("keeper stops")
+            self.listener.close()
+            self.log.info("stopped", why=self.stopping or "error")
+
+    def _stop(self, number: int, _frame: Any) -> None:
+        self.stopping = signal.Signals(number).name
+
+    def _timeout(self) -> float:
+        now = self.clock()
+        due = [now + _LONGEST_SLEEP]
+        if self._link is not None:
+            due.append(self._next_heartbeat)
+        wakeup = self.supervisor.next_wakeup()
+        if wakeup is not None:
+            due.append(wakeup)
+        return max(0, min(due) - now) / 1_000_000
+
+    # ── the link ──────────────────────────────────────────────────────────────────────────
+
+    def _accept(self) -> None:
+        connection = self.listener.accept()
+        if connection is None:
+            self.log.warning("connection refused", why="neither root nor the link's user")
+            return
+        self._drop_link("a newer link connected")
+        self._link = connection
+        self._selector.register(connection, selectors.EVENT_READ, self._receive)
+        self._send(self.hello())
+        self._next_heartbeat = self.clock()
+
+    def _receive(self) -> None:
+        """One message. A flood is read no faster than the loop allows, and not obeyed."""
+        assert self._link is not None
+        try:
+            data = self._link.recv(MAX_MESSAGE + 1)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._drop_link(error.strerror or "error")
+            return
+        if not data:
+            self._drop_link("closed")
+            return
+        now = self.clock()
+        if now - self._window >= 1_000_000:
+            self._window, self._received = now, 0
+        self._received += 1
+        if self._received > _MESSAGES_A_SECOND:
+            self._drop_link("flood")
+            return
+        try:
+            message = to_keeper(data)
+        except InvalidInput as error:
+            self.log.warning("message refused", why=error.what)
+            return
+        self.supervisor.obey(message, now)
+
+    def _beat(self) -> None:
+        """A heartbeat when one is due, or at once when something changed."""
+        now = self.clock()
+        if self._link is None or (now < self._next_heartbeat and not self.supervisor.changed):
+            return
+        self._next_heartbeat = now + HEARTBEAT_INTERVAL
+        self._send(self.supervisor.heartbeat(now))
+
+    def _send(self, message: Message) -> None:
+        """Send, or drop a link that does not read: it is a lease that is not renewed."""
+        if self._link is None:
+            return
+        try:
+            self._link.send(message.model_dump_json().encode())
+        except OSError as error:
+            self._drop_link(error.strerror or "error")
+
+    def _drop_link(self, why: str) -> None:
+        if self._link is not None:
+            self._selector.unregister(self._link)
+            self._link.close()
+            self._link = None
+            self.log.info("link gone", why=why)
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Run ``work`` in a forked child and return its JSON-able result.
+
+    What it imports and leaks goes with the child, so that the keeper stays small.
+    Safe because the keeper has one thread. Raises Refused when the child fails.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as out:
+                json.dump(work(), out)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        raise Refused("the host could not be examined", hint="run `chaos-agent doctor`")
+    return json.loads(text)

@@ -1,0 +1,242 @@
+"""The unprivileged process, and the one place of the agent that speaks gRPC.
+
+It relays: heartbeats up, grants and commands down. It holds no state and no
+power; when it dies, hangs or lies, the worst it does is fail to renew a lease.
+One session is one connection to the keeper and one stream to the controller;
+when either breaks, both are dropped and dialled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from pathlib import Path
+
+import grpc
+
+from chaos_agent.config import AgentConfig
+from chaos_core.errors import ChaosError, InvalidInput
+from chaos_core.log import Log
+from chaos_core.messages import (
+    MAX_MESSAGE,
+    Apply,
+    FaultStatus,
+    Grant,
+    Heartbeat,
+    Hello,
+    Message,
+    Revert,
+    from_keeper,
+)
+from chaos_proto.channel import dial
+from chaos_proto.v1 import chaos_pb2 as pb
+from chaos_proto.v1 import chaos_pb2_grpc as rpc
+
+_RETRY_S = 0.5
+_SILENCE_S = 4.0  # a controller answers each heartbeat; longer is a dead stream
+_CONNECT_S = 3.0
+_QUEUE = 64
+_Stream = grpc.aio.StreamStreamCall[pb.FromAgent, pb.ToAgent]
+
+
+class Link:
+    """Keeps one session after the other, until cancelled."""
+
+    def __init__(self, config: AgentConfig, log: Log) -> None:
+        self.config = config
+        self.log = log
+
+    async def run(self) -> None:
+        """Dial, relay, and dial again half a second after whatever went wrong."""
+        last = ""
+        while True:
+            try:
+                await self._session()
+                problem = "closed"
+            except grpc.aio.AioRpcError as error:
+                problem = f"controller: {error.details() or error.code().name}"
+            except ChaosError as error:
+                problem = str(error)
+            except (OSError, TimeoutError, asyncio.QueueFull) as error:
+                problem = str(error) or type(error).__name__
+            if problem != last:
+                self.log.warning("no session", why=problem, controller=self.config.controller)
+            last = problem
+            await asyncio.sleep(_RETRY_S)
+
+    async def _session(self) -> None:
+        keeper = await KeeperSocket.connect(self.config.socket)
+        try:
+            hello = await keeper.receive()
+            if not isinstance(hello, Hello):
+                raise InvalidInput("the keeper's first message is not a hello")
+            async with dial(self.config.controller, self.config.pki) as channel:
+                await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
+                await self._relay(keeper, hello, channel)
+        finally:
+            keeper.close()
+
+    async def _relay(self, keeper: KeeperSocket, hello: Hello, channel: grpc.aio.Channel) -> None:
+        """Both directions at once; the first to end ends the other."""
+        stream = rpc.AgentLinkStub(channel).Session()
+        queue: asyncio.Queue[pb.FromAgent] = asyncio.Queue(_QUEUE)
+        queue.put_nowait(pb.FromAgent(hello=_hello(hello)))
+        self.log.info("session", controller=self.config.controller)
+        tasks = [
+            asyncio.create_task(self._read_keeper(keeper, queue)),
+            asyncio.create_task(self._write(queue, stream)),
+            asyncio.create_task(self._read_controller(stream, keeper)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            stream.cancel()
+
+    async def _read_keeper(self, keeper: KeeperSocket, queue: asyncio.Queue[pb.FromAgent]) -> None:
+        while True:
+            message = await keeper.receive()
+            if isinstance(message, Heartbeat):
+                queue.put_nowait(pb.FromAgent(heartbeat=_heartbeat(message)))
+
+    async def _write(self, queue: asyncio.Queue[pb.FromAgent], stream: _Stream) -> None:
+        """The one writer: grpc.aio allows a single write at a time."""
+        while True:
+            await stream.write(await queue.get())
+
+    async def _read_controller(self, stream: _Stream, keeper: KeeperSocket) -> None:
+        while True:
+            answer = await asyncio.wait_for(stream.read(), _SILENCE_S)
+            if not isinstance(answer, pb.ToAgent):
+                return  # end of stream
+            message = _to_keeper(answer)
+            if message is not None:
+                await keeper.send(message)
+
+
+class KeeperSocket:
+    """The link's end of ``keeper.sock``."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def connect(cls, path: Path) -> KeeperSocket:
+        """Raises OSError when no keeper listens there."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, str(path))
+        except OSError as error:
+            connection.close()
+            raise OSError(f"keeper: {error.strerror} ({path})") from None
+        return cls(connection)
+
+    async def receive(self) -> Hello | Heartbeat:
+        data = await self._loop.sock_recv(self._socket, 16 * MAX_MESSAGE)
+        if not data:
+            raise ConnectionError("the keeper closed the connection")
+        return from_keeper(data)
+
+    async def send(self, message: Message) -> None:
+        await self._loop.sock_sendall(self._socket, message.model_dump_json().encode())
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def serve(config: AgentConfig, log: Log) -> None:
+    """Run a link until SIGTERM or SIGINT. Raises InvalidInput without a controller to dial."""
+    if not config.controller:
+        raise InvalidInput(
+            "no controller to dial", where="agent.toml", hint="set controller.address"
+        )
+    asyncio.run(_serve(Link(config, log)))
+
+
+async def _serve(link: Link) -> None:
+    task = asyncio.ensure_future(link.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        link.log.info("stopped")
+
+
+# ── between the two vocabularies ──────────────────────────────────────────────────────────
+
+
+def _hello(hello: Hello) -> pb.Hello:
+    return pb.Hello(
+        node=hello.node,
+        version=hello.version,
+        boot_id=hello.boot_id,
+        epoch=hello.epoch,
+        envelope=json.dumps(hello.envelope, sort_keys=True),
+        kinds=[
+            pb.KindOffer(kind=kind, **{**offer, "schema": json.dumps(offer["schema"])})
+            for kind, offer in hello.kinds.items()
+        ],
+    )
+
+
+def _heartbeat(heartbeat: Heartbeat) -> pb.Heartbeat:
+    return pb.Heartbeat(
+        seq=heartbeat.seq,
+        sent_at_us=heartbeat.sent_at,
+        epoch=heartbeat.epoch,
+        faults=[_status(fault) for fault in heartbeat.faults],
+        quarantine=heartbeat.quarantine,
+    )
+
+
+def _status(fault: FaultStatus) -> pb.FaultStatus:
+    return pb.FaultStatus(
+        fault=fault.fault,
+        run=fault.run,
+        kind=fault.kind,
+        state=fault.state,
+        reason=fault.reason,
+        code=fault.code,
+        detail=fault.detail,
+        clean=fault.clean,
+        started_at_us=fault.started_at,
+        in_force_at_us=fault.in_force_at,
+        ended_at_us=fault.ended_at,
+        expires_at_us=fault.expires_at,
+    )
+
+
+def _to_keeper(answer: pb.ToAgent) -> Message | None:
+    """What the controller said, for the keeper; None for what this version does not know."""
+    match answer.WhichOneof("message"):
+        case "grant":
+            grant = answer.grant
+            return Grant(
+                epoch=grant.epoch, seq=grant.seq, ttl_us=grant.ttl_us, runs=tuple(grant.runs)
+            )
+        case "apply":
+            apply = answer.apply
+            return Apply(
+                epoch=apply.epoch,
+                seq=apply.seq,
+                ttl_us=apply.ttl_us,
+                run=apply.run,
+                fault=apply.fault,
+                kind=apply.kind,
+                params=apply.params,
+                duration_us=apply.duration_us,
+            )
+        case "revert":
+            return Revert(fault=answer.revert.fault, reason=answer.revert.reason)
+        case _:
+            return None

@@ -1,0 +1,38 @@
+"""systemd's notification protocol: READY, WATCHDOG, STOPPING (sd_notify(3))."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """Tells systemd how we are; does nothing where there is no systemd. ``address`` may be ''."""
+
+    address: str
+
+    @classmethod
+    def from_environment(cls) -> Notifier:
+        return cls(os.environ.get("NOTIFY_SOCKET", ""))
+
+    def ready(self) -> None:
+        self._say("READY=1")
+
+    def alive(self) -> None:
+        self._say("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        self._say("STOPPING=1")
+
+    def _say(self, text: str) -> None:
+        if not self.address:
+            return
+        name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            try:
+                sender.connect(name)
+                sender.send(text.encode())
+            except OSError:
+                return  # systemd draws its own conclusions from silence

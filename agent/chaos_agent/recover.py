@@ -1,0 +1,98 @@
+"""``chaos-agent recover``: take off whatever of ours is on this node. Offline, idempotent.
+
+It runs before the keeper starts and after it stops, by systemd, and by hand. First
+the journal: what was begun and is not known to be undone is reverted in reverse
+and compared with its snapshot. Then the sweep: everything that carries our tag
+goes, whether or not a journal knows of it. It must never touch anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos_agent import snapshot
+from chaos_agent.effects import ops, sweep
+from chaos_agent.journal import Intent, Journal, StateFile, boot_id
+from chaos_agent.linux.host import Host
+from chaos_core.errors import ChaosError, Refused
+from chaos_core.log import Log
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found: faults from the journal, residue by tag, and what still differs."""
+
+    faults: list[str] = field(default_factory=list)
+    swept: list[str] = field(default_factory=list)
+    difference: list[str] = field(default_factory=list)
+
+
+def recover(host: Host, state: Path, clock: Callable[[], int], log: Log) -> Report:
+    """Bring the node back to what it was. A difference is kept as quarantine.
+
+    A journal that cannot be opened is reported and does not keep the sweep from running.
+    """
+    report = Report()
+    try:
+        journal = Journal(state)
+    except Refused as error:
+        log.error("no journal", why=str(error))
+        report.difference.append(str(error))
+        _sweep(host, report)
+        return report
+    try:
+        intents = journal.open_intents()
+        for intent in reversed(intents):
+            _revert(host, intent, log)
+        _sweep(host, report)
+        for intent in intents:
+            _close(host, journal, intent, clock(), report, log)
+        if report.difference:
+            StateFile(state / "quarantine").write(report.difference)
+        journal.rotate()
+    finally:
+        journal.close()
+    return report
+
+
+def _sweep(host: Host, report: Report) -> None:
+    report.swept = [str(item) for item in sweep.find(host)]
+    if report.swept:
+        sweep.remove(host)
+        report.difference += [f"still there: {item}" for item in sweep.find(host)]
+
+
+def _close(
+    host: Host, journal: Journal, intent: Intent, at: int, report: Report, log: Log
+) -> None:
+    """Compare a reverted fault with its snapshot and journal that it is over."""
+    rebooted = intent.boot != boot_id()
+    reason = "reboot" if rebooted else "recover"
+    difference = [] if rebooted else _compare(host, intent)
+    unkept = journal.done(at, fault=intent.fault, reason=reason, difference=difference)
+    report.faults.append(f"{intent.fault} ({intent.kind}): {reason}")
+    report.difference += [f"fault {intent.fault}: {line}" for line in difference]
+    log.info(
+        "recovered",
+        fault=intent.fault,
+        run=intent.run,
+        reason=reason,
+        clean=not difference,
+        journal=unkept or "kept",
+    )
+
+
+def _revert(host: Host, intent: Intent, log: Log) -> None:
+    for effect in reversed(intent.effects):
+        try:
+            ops(effect).revert(host, effect)
+        except (ChaosError, OSError) as error:
+            log.error("revert failed", fault=intent.fault, why=str(error))
+
+
+def _compare(host: Host, intent: Intent) -> list[str]:
+    return snapshot.diff(
+        intent.before, snapshot.take(host, snapshot.scope_of(intent.effects))
+    )

@@ -1,0 +1,266 @@
+"""Decides, with leases and the envelope, what the engine does. No socket, no clock.
+
+One per node. Messages from the link (or from ``apply --local``) come in with the
+time; heartbeats with the state of every fault go out. It must never do more than
+the envelope allows, whoever asks, nor keep a fault beyond its lease.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+
+from chaos_agent.config import AgentConfig
+from chaos_agent.engine import Engine, Standing
+from chaos_agent.journal import StateFile
+from chaos_core import envelope
+from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused
+from chaos_core.faults import parse
+from chaos_core.lease import End, LeaseTable
+from chaos_core.log import Log
+from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Revert
+from chaos_core.units import Duration
+
+_CHECK_EVERY = 1_000_000  # read a fault in force back once a second
+_SETTLE_EVERY = 100_000  # and one that is being applied ten times a second
+_SETTLE_BUDGET = 12_000_000  # µs for a fault to be wholly there; below the run's own budget
+_KEPT = 16  # ended faults that heartbeats still tell of
+
+
+class Supervisor:
+    """All that is decided on one node. ``quarantine`` holds why nothing may start."""
+
+    def __init__(self, config: AgentConfig, engine: Engine, log: Log) -> None:
+        self.config = config
+        self.engine = engine
+        self.log = log
+        self._epoch = StateFile(config.state / "epoch")
+        self._quarantine = StateFile(config.state / "quarantine")
+        self.quarantine: list[str] = self._quarantine.read([])
+        self.leases = LeaseTable(epoch=self._epoch.read(0))
+        self.changed = False  # something happened that the controller should hear of at once
+        self._ended: deque[FaultStatus] = deque(maxlen=_KEPT)
+        self._checks: dict[str, int] = {}
+
+    # ── from the link ─────────────────────────────────────────────────────────────────────
+
+    def obey(self, message: Grant | Apply | Revert, now: int) -> None:
+        """Do as told if it may be done. A refused apply becomes a status, nothing else."""
+        try:
+            match message:
+                case Grant():
+                    self._grant(message, now)
+                case Apply():
+                    self._apply(message, now)
+                case Revert():
+                    self._revert(message, now)
+        except ChaosError as error:
+            self.log.warning("refused", message=message.type, error=error.code, why=error.what)
+            if isinstance(message, Apply):
+                self._tell_refused(message, error, now)
+
+    def _raise_epoch(self, epoch: int) -> None:
+        """Keep a higher epoch on disk before obeying it."""
+        if epoch > self.leases.epoch:
+            try:
+                self._epoch.write(epoch)
+            except OSError as error:
+                raise Refused(
+                    f"the epoch cannot be kept: {error.strerror}", where=str(self._epoch.path)
+                ) from None
+
+    def _grant(self, grant: Grant, now: int) -> None:
+        self._raise_epoch(grant.epoch)
+        for step in self.leases.grant(
+            now, epoch=grant.epoch, seq=grant.seq, ttl=grant.ttl_us, runs=grant.runs
+        ):
+            if step.fault not in self.engine.standing:
+                continue
+            if isinstance(step, End):
+                self._end(step.fault, step.reason, now)
+            else:
+                self._renew(step.fault, step.hold_until, now)
+
+    def _renew(self, fault: str, hold_until: int, now: int) -> None:
+        try:
+            self.engine.renew(fault, hold_until)
+        except (NotInForce, OSError) as error:
+            self._end(fault, "disturbed", now, str(error))
+
+    def _apply(self, request: Apply, now: int) -> None:
+        if self.quarantine:
+            raise Refused(
+                f"node {self.config.node} is quarantined: {self.quarantine[0]}",
+                hint="see `chaosctl nodes`; `chaos-agent recover --release` on the node lifts it",
+            )
+        self._raise_epoch(request.epoch)
+        self.leases.obey(request.epoch)
+        if any(status.fault == request.fault for status in self._ended):
+            raise Refused(f"fault {request.fault} has been on this node before")
+        try:
+            params = json.loads(request.params)
+        except ValueError:
+            raise InvalidInput("params: not JSON", where=request.kind) from None
+        if not isinstance(params, dict):
+            raise InvalidInput("params: an object is expected", where=request.kind)
+        fault = parse(request.kind, params)
+        duration = Duration(request.duration_us)
+        standing = self.engine.standing.values()
+        envelope.check(
+            self.config.envelope, fault.draw(), duration, (other.fault.draw() for other in standing)
+        )
+        envelope.check_runs(self.config.envelope, request.run, (other.run for other in standing))
+        lease = self.leases.admit(
+            now,
+            epoch=request.epoch,
+            run=request.run,
+            fault=request.fault,
+            seq=request.seq,
+            ttl=request.ttl_us,
+            duration=duration,
+        )
+        try:
+            self.engine.start(request.run, fault, lease)
+        except (ChaosError, OSError) as error:
+            self._failed_start(request, error, now)
+            return
+        self._checks[request.fault] = now
+        self.changed = True
+        self.log.info("applied", run=request.run, fault=request.fault, kind=request.kind)
+
+    def _failed_start(self, request: Apply, error: ChaosError | OSError, now: int) -> None:
+        """Nothing was begun: refused. Something stands: revert it and say so."""
+        self.leases.drop(request.fault)
+        if request.fault in self.engine.standing:
+            self._end(request.fault, "not_in_force", now, str(error))
+        elif isinstance(error, ChaosError):
+            raise error
+        else:
+            raise Refused(f"{error}", where=request.kind) from None
+
+    def _revert(self, request: Revert, now: int) -> None:
+        for fault in [request.fault] if request.fault else list(self.engine.standing):
+            if fault in self.engine.standing:
+                self._end(fault, "abort" if request.reason == "abort" else "revert", now)
+
+    # ── with time ─────────────────────────────────────────────────────────────────────────
+
+    def tick(self, now: int) -> None:
+        """End what has run out, and read back what stands."""
+        for end in self.leases.tick(now):
+            if end.fault in self.engine.standing:
+                self._end(end.fault, end.reason, now)
+        for standing in list(self.engine.standing.values()):
+            every = _SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY
+            if now >= self._checks.get(standing.id, 0) + every:
+                self._check(standing, now)
+
+    def next_wakeup(self) -> int | None:
+        """When ``tick`` is due at the latest, or None when nothing stands."""
+        due = [
+            self._checks.get(standing.id, 0)
+            + (_SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY)
+            for standing in self.engine.standing.values()
+        ]
+        expiry = self.leases.next_expiry()
+        return min([*due, *([expiry] if expiry is not None else [])], default=None)
+
+    def _check(self, standing: Standing, now: int) -> None:
+        self._checks[standing.id] = now
+        was = standing.state
+        try:
+            self.engine.check(standing)
+        except (ChaosError, OSError) as error:
+            self._end(standing.id, "disturbed", now, str(error))
+            return
+        if was != standing.state:
+            self.changed = True
+            self.log.info("in force", run=standing.run, fault=standing.id)
+        elif standing.state == "applying" and now > standing.started_at + _SETTLE_BUDGET:
+            self._end(standing.id, "not_in_force", now, standing.pending)
+
+    def end_all(self, reason: str, now: int) -> None:
+        """Revert everything, as on shutdown."""
+        for fault in list(self.engine.standing):
+            self._end(fault, reason, now)
+
+    def _end(self, fault: str, reason: str, now: int, detail: str = "") -> None:
+        standing = self.engine.standing[fault]
+        self.leases.drop(fault)
+        self._checks.pop(fault, None)
+        outcome = self.engine.end(fault, reason)
+        if outcome.difference:
+            self._to_quarantine(fault, outcome.difference)
+            detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
+        self._ended.append(
+            FaultStatus(
+                fault=fault,
+                run=standing.run,
+                kind=standing.fault.kind,
+                state="ended",
+                reason=reason,
+                detail=detail[:2000],
+                clean=not outcome.difference,
+                started_at=standing.started_at,
+                in_force_at=standing.in_force_at,
+                ended_at=outcome.ended_at,
+            )
+        )
+        self.changed = True
+        self.log.info(
+            "ended",
+            run=standing.run,
+            fault=fault,
+            reason=reason,
+            took_us=outcome.ended_at - now,
+            clean=not outcome.difference,
+            detail=detail,
+        )
+
+    def _to_quarantine(self, fault: str, difference: tuple[str, ...]) -> None:
+        self.quarantine = [f"fault {fault}: {line}" for line in difference]
+        try:
+            self._quarantine.write(self.quarantine)
+        except OSError as error:
+            self.log.error("the quarantine cannot be kept", why=str(error))
+
+    # ── to the controller ─────────────────────────────────────────────────────────────────
+
+    def heartbeat(self, now: int) -> Heartbeat:
+        """Number a heartbeat and say how every fault is."""
+        self.changed = False
+        return Heartbeat(
+            seq=self.leases.heartbeat(now),
+            sent_at=now,
+            epoch=self.leases.epoch,
+            faults=(*self._ended, *map(self._status, self.engine.standing.values())),
+            quarantine=tuple(self.quarantine),
+        )
+
+    def _status(self, standing: Standing) -> FaultStatus:
+        lease = self.leases.leases.get(standing.id)
+        return FaultStatus(
+            fault=standing.id,
+            run=standing.run,
+            kind=standing.fault.kind,
+            state=standing.state,
+            detail=standing.pending,
+            started_at=standing.started_at,
+            in_force_at=standing.in_force_at,
+            expires_at=lease.expires_at if lease else 0,
+        )
+
+    def _tell_refused(self, request: Apply, error: ChaosError, now: int) -> None:
+        self._ended.append(
+            FaultStatus(
+                fault=request.fault,
+                run=request.run,
+                kind=request.kind,
+                state="refused",
+                reason=error.code,
+                code=error.code,
+                detail=str(error),
+                ended_at=now,
+            )
+        )
+        self.changed = True
