@@ -149,27 +149,27 @@ class Fleet:
         check: bool = True,
     ) -> Result:
         """Run a command on a VM to its end; see ``Remote.exec``."""
-        self._vm(name)
+        self._powered(name)
         return self._remote.exec(name, argv, input=input, timeout=timeout, check=check)
 
     def popen(self, name: str, argv: Sequence[str]) -> subprocess.Popen[str]:
         """Start a long-running command on a VM; see ``Remote.popen``."""
-        self._vm(name)
+        self._powered(name)
         return self._remote.popen(name, argv)
 
     def shell_command(self, name: str, argv: Sequence[str] = (), *options: str) -> list[str]:
         """The host command behind ``exec``; without ``argv``, a login shell."""
-        self._vm(name)
+        self._powered(name)
         return self._remote.command(name, argv, *options)
 
     def put(self, name: str, path: str, content: str | bytes, mode: int = 0o644) -> None:
         """Write a file on a VM in one atomic step."""
-        self._vm(name)
+        self._powered(name)
         self._remote.put(name, path, content, mode)
 
     def get(self, name: str, path: str) -> bytes:
         """Read a file of a VM."""
-        self._vm(name)
+        self._powered(name)
         return self._remote.get(name, path)
 
     def in_netns(self, argv: Sequence[str]) -> list[str]:
@@ -205,7 +205,7 @@ class Fleet:
 
     def reboot(self, name: str) -> str:
         """Reboot a VM in good order and wait for it; return the new boot id."""
-        vm = self._vm(name)
+        vm = self._powered(name)
         vm.expect_reboot()
         self.exec(name, ["systemctl", "reboot", "--no-block"])
         boot_id = vm.wait_ready()
@@ -255,6 +255,12 @@ class Fleet:
         for file in (self.lab.ssh_config, self.lab.home / "known_hosts", self.lab.state):
             file.unlink(missing_ok=True)
         self._state, self._vms = None, {}
+
+    def _powered(self, name: str) -> VM:
+        vm = self._vm(name)
+        if not vm.running:
+            raise LabError("it has no power", where=name, hint="`chaosctl lab up` starts it again")
+        return vm
 
     def _vm(self, name: str) -> VM:
         if not self._vms:

@@ -108,6 +108,13 @@ route add default via HOST
 END
 """.replace("HOST", HOST_IP)
 
+# A rebooting UML kernel executes itself anew and inherits its open tap, which then refuses to
+# be opened again: let go of it first. Run by systemd-shutdown as its last step.
+_UNPLUG = """\
+#!/bin/sh
+exec ip link set eth0 down
+"""
+
 _NET_UNIT = """\
 [Unit]
 Description=Lab network address from the kernel command line
@@ -190,6 +197,7 @@ FILES: Mapping[str, tuple[str, int]] = MappingProxyType(
         "etc/systemd/system/systemd-udev-trigger.service.d/lab.conf": (_COLDPLUG, 0o644),
         "etc/systemd/system/lab-net.service": (_NET_UNIT, 0o644),
         "etc/systemd/system/lab-ready.service": (_READY_UNIT, 0o644),
+        "usr/lib/systemd/system-shutdown/lab-unplug": (_UNPLUG, 0o755),
         "usr/local/sbin/lab-net": (_NET, 0o755),
     }
 )
