@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from chaos_core.errors import EnvelopeExceeded, InvalidInput
 from chaos_core.units import Duration, Percent
@@ -20,6 +20,7 @@ MAX_DURATION = Duration.parse("300s")
 
 # What a fault is, for the ceilings on its duration.
 FaultClass = Literal["latency", "loss", "cpu", "memory", "destructive"]
+NodesAtOnce = Literal["one", "minority", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Envelope:
     loss: Percent
     cpu: Percent
     memory: Percent
-    nodes: Literal["one", "minority", "all"]
+    nodes: NodesAtOnce
     runs: int
     duration_latency: Duration
     duration_loss: Duration
@@ -194,8 +195,12 @@ def from_json(data: dict[str, object]) -> Envelope:
             value = data[field.name]
             if isinstance(default, Duration | Percent):
                 values[field.name] = type(default).parse(str(value))
+            elif type(value) is type(default):
+                values[field.name] = value
             else:
-                values[field.name] = type(default)(value)
+                raise TypeError(f"{field.name} is {value!r}")
+        if values["nodes"] not in get_args(NodesAtOnce):
+            raise ValueError(f"nodes is {values['nodes']!r}")
         return Envelope(**values)  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"not an envelope: {error}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -16,7 +17,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from chaos_core.errors import InvalidInput
 
-_NUMBER = re.compile(r" *([0-9]+(?:\.[0-9]+)?) *([A-Za-zµ%]*) *\Z")
+_NUMBER = re.compile(r" *([0-9]{1,40}(?:\.[0-9]{1,40})?) *([A-Za-zµ%]*) *\Z")
 
 
 class Quantity(int):
@@ -45,8 +46,8 @@ class Quantity(int):
             raise InvalidInput(
                 f"unknown unit {unit!r} in {text!r}", hint=f"a {cls.noun} takes one of: {known}"
             )
-        value = Decimal(number) * cls.units[unit]
-        if value != value.to_integral_value() or value >= 2**63:
+        value = Fraction(number) * cls.units[unit]
+        if value.denominator != 1 or value >= 2**63:
             raise InvalidInput(
                 f"{text!r} is finer or larger than can be kept", hint=f"for example {cls.example}"
             )
