@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from chaos_core.envelope import Envelope
+from chaos_core.envelope import DEFAULT_PROFILE, PROFILES, Envelope
 from chaos_core.errors import EnvelopeExceeded
 
 
@@ -29,15 +29,17 @@ def check(
     """Raise EnvelopeExceeded if ``wanted`` and ``occupied`` together are too many nodes.
 
     ``occupied`` are nodes that carry a fault or might (a run whose end has not
-    been confirmed). ``fleet`` counts the nodes that the controller knows.
+    been confirmed). ``fleet`` counts the nodes that the controller knows. A node
+    without an envelope has not said yet what it allows: it counts as production.
     """
     nodes = {*wanted, *occupied}
-    for name in sorted(nodes & envelopes.keys()):
-        limit = allowed_nodes(envelopes[name], fleet)
+    for name in sorted(nodes):
+        envelope = envelopes.get(name, PROFILES[DEFAULT_PROFILE])
+        limit = allowed_nodes(envelope, fleet)
         if len(nodes) > limit:
             busy = f" ({', '.join(sorted(occupied))} already)" if occupied else ""
             raise EnvelopeExceeded(
-                f"{len(nodes)} nodes at once{busy}; profile {envelopes[name].profile}"
+                f"{len(nodes)} nodes at once{busy}; profile {envelope.profile}"
                 f" on {name} allows {limit} of {fleet}",
                 hint="wait for the running one to end, or abort it",
             )
