@@ -216,8 +216,8 @@ class Run:
 
     def _refused(self, fault: str, code: str, text: str, now: int) -> None:
         node = self.nodes.get(fault)
-        if node is None or node.phase is NodePhase.ENDED:
-            return
+        if node is None or node.phase is not NodePhase.SENT:
+            return  # of a repeated request: what is in force stays so
         node.phase, node.reason, node.detail, node.clean = NodePhase.ENDED, code, text, True
         self._fail(Verdict.REFUSED, f"{node.name}: {text}", now)
 
@@ -228,15 +228,19 @@ class Run:
 
     def _ended(self, event: Ended, now: int) -> None:
         node = self.nodes.get(event.fault)
-        if node is None or node.phase is NodePhase.ENDED:
+        if node is None or node.phase in (NodePhase.WAITING, NodePhase.ENDED):
             return
+        was_in_force = node.phase is NodePhase.IN_FORCE
+        asked_for = ("duration",) if self.may_hold else ("duration", "revert", "abort")
         node.phase, node.reason = NodePhase.ENDED, event.reason
         node.clean, node.detail = event.clean, event.detail
         if not event.clean:
             self._fail(Verdict.FAILED, f"{node.name}: not clean: {event.detail}", now)
-        elif event.reason not in ("duration", "revert", "abort"):
+        elif event.reason not in asked_for:
             text = f": {event.detail}" if event.detail else ""
             self._fail(Verdict.FAILED, f"{node.name}: ended early ({event.reason}){text}", now)
+        elif not was_in_force and self.may_hold:
+            self._fail(Verdict.FAILED, f"{node.name}: never in force when read back", now)
 
     def _fail(self, verdict: Verdict, reason: str, now: int) -> None:
         """Remember the first failure and end the fault wherever it still is."""

@@ -1,0 +1,247 @@
+"""A run always ends, once, with the verdict that its nodes' reports deserve."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chaos_core.lease import ABORT_BOUND
+from chaos_core.run import (
+    INJECT_BUDGET,
+    RECOVER_BUDGET,
+    Abort,
+    Apply,
+    Ended,
+    Entered,
+    Event,
+    Finished,
+    InForce,
+    Instruction,
+    Node,
+    NodePhase,
+    Phase,
+    Refusal,
+    Revert,
+    Run,
+    Start,
+    Tick,
+    Verdict,
+)
+from chaos_core.units import Duration
+
+S = 1_000_000
+MINUTE = Duration(60 * S)
+
+
+def make(*names: str) -> Run:
+    """A run on these nodes; the fault of node ``a`` is ``fa``."""
+    return Run(MINUTE, {f"f{name}": Node(name, f"f{name}") for name in names or ("a",)})
+
+
+def play(run: Run, *events: tuple[int, Event]) -> list[Instruction]:
+    return [step for at, event in events for step in run.step(event, at)]
+
+
+def phases(steps: list[Instruction]) -> list[str]:
+    return [step.phase.value for step in steps if isinstance(step, Entered)]
+
+
+def ended(fault: str = "fa", reason: str = "duration", clean: bool = True) -> Ended:
+    return Ended(fault, reason, clean, "" if clean else "qdisc left on eth0")
+
+
+IN_FORCE: tuple[tuple[int, Event], ...] = ((0, Start()), (S, InForce("fa")))
+
+
+def test_a_run_that_goes_well() -> None:
+    run = make()
+    steps = play(run, *IN_FORCE, (61 * S, ended()))
+    assert phases(steps) == ["baseline", "inject", "observe", "recover", "verdict"]
+    assert steps.count(Apply("a", "fa")) == 1
+    assert isinstance(steps[-1], Finished)
+    assert (run.verdict, run.over, run.phase) == (Verdict.HELD, True, Phase.VERDICT)
+    assert not any(isinstance(step, Revert) for step in steps)
+
+
+def test_it_observes_only_when_every_node_has_read_its_fault_back() -> None:
+    run = make("a", "b")
+    assert phases(play(run, *IN_FORCE)) == ["baseline", "inject"]
+    assert phases(play(run, (2 * S, InForce("fb")))) == ["observe"]
+    steps = play(run, (60 * S, ended("fa")), (61 * S, ended("fb")))
+    assert steps[-1] == Finished(Verdict.HELD, run.reason)
+
+
+def test_one_refusal_reverts_the_others() -> None:
+    run = make("a", "b")
+    steps = play(run, *IN_FORCE, (S, Refusal("fb", "envelope", "51ms is above 50ms")))
+    assert Revert("a", "fa", "run failed") in steps
+    assert not run.may_hold
+    steps = play(run, (2 * S, ended("fa", "revert")))
+    assert steps[-1] == Finished(Verdict.REFUSED, "b: 51ms is above 50ms")
+
+
+def test_a_refusal_of_what_is_already_in_force_changes_nothing() -> None:
+    run = make()
+    play(run, *IN_FORCE, (2 * S, Refusal("fa", "refused", "already started")))
+    assert run.phase is Phase.OBSERVE
+    assert run.nodes["fa"].phase is NodePhase.IN_FORCE
+    play(run, (61 * S, ended()))
+    assert run.verdict is Verdict.HELD
+
+
+@pytest.mark.parametrize("reason", ["lease", "disturbed", "not_in_force", "recover"])
+def test_a_fault_that_ends_early_is_a_failure(reason: str) -> None:
+    run = make()
+    play(run, *IN_FORCE, (10 * S, ended(reason=reason)))
+    assert run.verdict is Verdict.FAILED
+    assert f"ended early ({reason})" in run.reason
+
+
+@pytest.mark.parametrize("reason", ["revert", "abort"])
+def test_a_fault_that_somebody_else_ended_has_not_held(reason: str) -> None:
+    run = make()
+    play(run, *IN_FORCE, (10 * S, ended(reason=reason)))
+    assert run.verdict is Verdict.FAILED
+    assert "ended early" in run.reason
+
+
+def test_a_fault_that_was_never_read_back_in_force_has_not_held() -> None:
+    run = make()
+    play(run, (0, Start()), (S, ended()))
+    assert run.verdict is Verdict.FAILED
+    assert "never in force" in run.reason
+
+
+def test_residue_is_a_failure_even_after_the_full_duration() -> None:
+    run = make()
+    play(run, *IN_FORCE, (61 * S, ended(clean=False)))
+    assert run.verdict is Verdict.FAILED
+    assert "not clean: qdisc left on eth0" in run.reason
+
+
+def test_a_node_that_never_gets_in_force_fails_the_run_within_the_budget() -> None:
+    run = make("a", "b")
+    assert phases(play(run, *IN_FORCE, (INJECT_BUDGET, Tick()))) == ["baseline", "inject"]
+    steps = play(run, (INJECT_BUDGET + 1, Tick()))
+    assert phases(steps) == ["recover"]
+    assert {step.node for step in steps if isinstance(step, Revert)} == {"a", "b"}
+    play(run, (2 * INJECT_BUDGET, ended("fa", "revert")), (10 * MINUTE, Tick()))
+    assert (run.verdict, run.reason) == (Verdict.FAILED, f"b: not in force within {INJECT_BUDGET}")
+
+
+def test_a_node_that_falls_silent_is_not_waited_for_beyond_the_budgets() -> None:
+    run = make()
+    play(run, *IN_FORCE)
+    over = S + MINUTE + ABORT_BOUND + 1
+    assert phases(play(run, (over, Tick()))) == ["recover"]
+    assert play(run, (over + RECOVER_BUDGET, Tick())) == []
+    play(run, (over + RECOVER_BUDGET + 1, Tick()))
+    assert run.verdict is Verdict.FAILED
+    assert "the lease has ended it" in run.reason
+
+
+BEFORE: dict[Phase, tuple[tuple[int, Event], ...]] = {
+    Phase.PREFLIGHT: (),
+    Phase.INJECT: ((0, Start()),),
+    Phase.OBSERVE: IN_FORCE,
+    Phase.RECOVER: (*IN_FORCE, (80 * S, Tick())),
+}
+
+
+@pytest.mark.parametrize("phase", BEFORE)
+def test_an_abort_ends_a_run_from_each_phase(phase: Phase) -> None:
+    run = make()
+    play(run, *BEFORE[phase])
+    assert run.phase is phase
+    steps = play(run, (90 * S, Abort("red button")))
+    assert phases(steps)[0] == "abort"
+    assert not run.may_hold
+    if phase is Phase.PREFLIGHT:  # nothing was sent: over at once
+        assert steps[-1] == Finished(Verdict.ABORTED, "red button")
+        return
+    assert Revert("a", "fa", "abort") in steps
+    steps = play(run, (91 * S, ended(reason="abort")))
+    assert steps == [Entered(Phase.CLEAN, "red button"), Finished(Verdict.ABORTED, "red button")]
+
+
+@pytest.mark.parametrize("phase", [Phase.INJECT, Phase.OBSERVE])
+def test_an_abort_with_silent_nodes_ends_when_their_leases_have(phase: Phase) -> None:
+    run = make()
+    play(run, *BEFORE[phase], (90 * S, Abort("red button")))
+    assert not play(run, (90 * S + ABORT_BOUND, Tick()))
+    steps = play(run, (90 * S + ABORT_BOUND + 1, Tick()))
+    assert steps[-1] == Finished(Verdict.ABORTED, "red button")
+
+
+def test_a_second_abort_sends_nothing_twice() -> None:
+    run = make()
+    play(run, *IN_FORCE, (2 * S, Abort("one")))
+    assert play(run, (3 * S, Abort("two"))) == []
+
+
+def test_residue_after_an_abort_is_kept_with_the_node() -> None:
+    run = make()
+    play(run, *IN_FORCE, (2 * S, Abort("one")), (3 * S, ended(reason="abort", clean=False)))
+    assert run.verdict is Verdict.ABORTED
+    assert run.nodes["fa"].clean is False
+
+
+def test_reports_before_the_start_do_not_start_anything() -> None:
+    run = make()
+    early: list[Event] = [InForce("fa"), Refusal("fa", "x", "y"), ended(), Tick()]
+    assert play(run, *((0, event) for event in early)) == []
+    assert run.phase is Phase.PREFLIGHT
+    play(run, *IN_FORCE, (61 * S, ended()))
+    assert run.verdict is Verdict.HELD
+
+
+# ── any order ─────────────────────────────────────────────────────────────────────────────
+
+fault = st.sampled_from(["fa", "fb", "fc", "f?"])
+event = st.one_of(
+    st.just(Start()),
+    st.just(Tick()),
+    st.just(Tick()),
+    st.builds(InForce, fault),
+    st.builds(InForce, fault),
+    st.builds(Refusal, fault, st.just("envelope"), st.just("too much")),
+    st.builds(
+        Ended, fault, st.sampled_from(["duration", "lease", "revert", "abort"]), st.booleans()
+    ),
+    st.just(Abort("red button")),
+)
+spans = st.sampled_from([0, 1, S, 5 * S, 20 * S, 70 * S])
+
+
+@given(st.lists(st.tuples(spans, event), max_size=25))
+@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+def test_in_any_order_it_ends_once_and_never_holds_again_after_an_abort(
+    events: list[tuple[int, Event]],
+) -> None:
+    run, now, aborted = make("a", "b", "c"), 0, False
+    steps: list[Instruction] = []
+    read_back: set[str] = set()
+    tail: list[tuple[int, Event]] = [(1, Start()), *[(MINUTE, Tick())] * 5]
+    for span, happening in [*events, *tail]:
+        now += span
+        if isinstance(happening, InForce) and run.phase is not Phase.PREFLIGHT:
+            read_back.add(happening.fault)
+        live = not run.over
+        step = run.step(happening, now)
+        steps += step
+        aborted = aborted or (live and isinstance(happening, Abort))
+        assert live or not step, "something happened after the end"
+        assert not (aborted and run.may_hold), "granted after an abort"
+        assert not (aborted and any(isinstance(s, Apply) for s in step)), "applied after an abort"
+    assert run.over
+    assert [type(s) for s in steps].count(Finished) == 1
+    assert isinstance(steps[-1], Finished)
+    assert len({s.fault for s in steps if isinstance(s, Apply)}) == sum(
+        isinstance(s, Apply) for s in steps
+    ), "applied twice"
+    if aborted:
+        assert run.verdict is Verdict.ABORTED
+    if run.verdict is Verdict.HELD:
+        assert read_back >= run.nodes.keys()
+        assert all(node.clean for node in run.nodes.values())
