@@ -80,6 +80,13 @@ class Fleet:
         """Names of the node VMs."""
         return tuple(name for name in self._vms if name != CONTROLLER)
 
+    @property
+    def image(self) -> Image:
+        """What the running fleet was booted from; LabError if none is up."""
+        if self._state is None:
+            raise LabError("no fleet is up", hint="run `chaosctl lab up`")
+        return Image(self._state.image)
+
     def up(self, nodes: int = 3) -> None:
         """Bring up a controller and ``nodes`` nodes from the present source; idempotent.
 
@@ -200,7 +207,7 @@ class Fleet:
         with exclusive(self.lab):
             if vm.running:
                 raise LabError("it is running", where=name)
-            self._start(vm, self._image())
+            self._start(vm, self.image)
         return vm.wait_ready()
 
     def reboot(self, name: str) -> str:
@@ -225,11 +232,6 @@ class Fleet:
         known = self._state.processes if self._state else {}
         wanted = seats(self._state.nodes) if self._state else ()
         self._vms = {seat.name: VM(self.lab, seat, known.get(seat.name)) for seat in wanted}
-
-    def _image(self) -> Image:
-        if self._state is None:
-            raise LabError("no fleet is up", hint="run `chaosctl lab up`")
-        return Image(self._state.image)
 
     def _start(self, vm: VM, image: Image) -> None:
         vm.start(image, self.network)

@@ -106,8 +106,8 @@ class Remote:
     def popen(self, name: str, argv: Sequence[str]) -> subprocess.Popen[str]:
         """Start ``argv`` on a VM with its streams as text pipes.
 
-        It has a terminal, so ending the returned process ends the remote one too;
-        hence stderr comes with stdout, and lines end in CR LF.
+        It has a (raw) terminal, so that it writes line by line and is hung up when the
+        returned process ends; hence stderr comes with stdout.
         """
         return subprocess.Popen(
             self.command(name, argv, "-tt"),

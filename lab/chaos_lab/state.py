@@ -1,7 +1,7 @@
 """What runs: the lab's state file and its lock.
 
-The file is written before and after each change, so a later command finds
-every process that an earlier one started, whatever became of that command.
+The file is written as soon as a process has been started or ended, so a later
+command finds what an earlier one left, whatever became of that command.
 """
 
 from __future__ import annotations

@@ -1,0 +1,23 @@
+"""One fleet of VMs for the whole session, apart from the one that `chaosctl lab` manages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from chaos_core.errors import MissingPrerequisite
+from chaos_lab.fleet import Fleet
+from chaos_lab.layout import LabDir
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """A controller and three nodes with chaosctl installed and nothing of it enabled."""
+    fleet = Fleet(LabDir.find().beside("test"))
+    try:
+        fleet.up(nodes=3)
+    except MissingPrerequisite as missing:
+        pytest.fail(str(missing), pytrace=False)
+    yield fleet
+    fleet.down()
