@@ -7,11 +7,13 @@ matches, so nothing that hangs on the set has any effect.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.ipsets import SET_TYPE, canonical
 from chaos_core.effects import LeasedSet
-from chaos_core.errors import NotInForce
+from chaos_core.errors import NotInForce, Unsupported
 
 
 class LeasedSetOps:
@@ -64,10 +66,14 @@ class LeasedSetOps:
             host.sets.put(effect.name, effect.family, entry, timeout)
 
     def revert(self, host: Host, effect: LeasedSet) -> None:
-        host.sets.destroy(effect.name)
+        with suppress(Unsupported):  # a kernel without ipset has none of ours
+            host.sets.destroy(effect.name)
 
     def absent(self, host: Host, effect: LeasedSet) -> str | None:
-        return f"set {effect.name} is still there" if host.sets.head(effect.name) else None
+        with suppress(Unsupported):
+            if host.sets.head(effect.name):
+                return f"set {effect.name} is still there"
+        return None
 
 
 def _entries_differ(host: Host, effect: LeasedSet) -> str | None:

@@ -19,7 +19,7 @@ def kernel_call(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
     """A method of an adapter: what the kernel refuses is raised as a ChaosError."""
 
     @functools.wraps(method)
-    def wrapped(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
         except NetlinkError as error:

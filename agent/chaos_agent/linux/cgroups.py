@@ -1,0 +1,209 @@
+"""Capped cgroups of our own, ``chs-<id>``, on cgroup v1 and v2 behind one interface.
+
+Where they go:
+
+- v2, started by systemd with ``Delegate=yes``: below the unit's own cgroup. A
+  cgroup with processes in it cannot hand out controllers, so the keeper first
+  moves itself into a leaf called ``keeper``.
+- v2 otherwise: below the root.
+- v1: below the mount points of the cpu and the memory hierarchy.
+
+Only groups whose name starts with ``chs-`` are ever written to or removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos_core.effects import LINK_PREFIX
+from chaos_core.errors import ChaosError, Unsupported
+
+KEEPER_LEAF = "keeper"
+_KILL_WAIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a group may use: µs of CPU in each period of µs, and bytes. 0 is no cap."""
+
+    cpu_quota: int = 0
+    cpu_period: int = 100_000
+    memory_max: int = 0
+
+
+class Cgroups:
+    """``cpu`` and ``memory`` are the directories below which our groups are made.
+
+    They are one and the same on v2.
+    """
+
+    def __init__(self, version: int, cpu: Path, memory: Path) -> None:
+        self.version = version
+        self.cpu = cpu
+        self.memory = memory
+
+    def create(self, name: str, caps: Caps) -> list[Path]:
+        """Make the group, or bring its caps up to date; the directories to join.
+
+        Raises Unsupported when a cap cannot be set.
+        """
+        if self.version == 2:
+            _delegate(self.cpu)
+        for path in self._paths(name):
+            path.mkdir(exist_ok=True)
+        try:
+            for path, text in self._wanted(name, caps):
+                path.write_text(text)
+        except OSError as error:
+            self.destroy(name)
+            raise Unsupported(
+                f"the caps cannot be set: {error}",
+                where=name,
+                hint="the cpu and memory controllers are needed; see `chaos-agent doctor`",
+            ) from None
+        self._limit_swap(name)
+        return self._paths(name)
+
+    def difference(self, name: str, caps: Caps) -> str | None:
+        """One line that says how the group's caps differ; None when they do not."""
+        for path, text in self._wanted(name, caps):
+            try:
+                found = path.read_text().strip()
+            except FileNotFoundError:
+                return f"cgroup {path.parent} is missing"
+            if found != text:
+                return f"{path} is {found}, not {text}"
+        return None
+
+    def pids(self, name: str) -> list[int]:
+        """Processes in the group, in either hierarchy."""
+        found: set[int] = set()
+        for path in self._paths(name):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (path / "cgroup.procs").read_text().split()))
+        return sorted(found)
+
+    def names(self) -> list[str]:
+        """Our groups, by their tag."""
+        return sorted(
+            {
+                path.name
+                for base in {self.cpu, self.memory}
+                for path in base.glob(f"{LINK_PREFIX}*")
+                if path.is_dir()
+            }
+        )
+
+    def destroy(self, name: str) -> None:
+        """Kill everything in the group and remove it. Idempotent; raises if a process resists."""
+        if not name.startswith(LINK_PREFIX):
+            raise ChaosError(f"{name} is not a cgroup of ours")
+        deadline = time.monotonic() + _KILL_WAIT_S
+        while any(path.is_dir() for path in self._paths(name)):
+            self._kill(name)
+            for path in self._paths(name):
+                with contextlib.suppress(OSError):  # busy until the last process is gone
+                    path.rmdir()
+            if time.monotonic() > deadline:
+                raise ChaosError(
+                    f"cgroup {name} cannot be removed: processes {self.pids(name)} do not die",
+                    hint="they hang in the kernel (state D); a reboot ends them",
+                )
+            time.sleep(0.002)
+
+    def _kill(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            (self.memory / name / "cgroup.kill").write_text("1")  # v2 since Linux 5.14
+        for pid in self.pids(name):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _paths(self, name: str) -> list[Path]:
+        return sorted({self.cpu / name, self.memory / name})
+
+    def _wanted(self, name: str, caps: Caps) -> Iterator[tuple[Path, str]]:
+        cpu, memory = self.cpu / name, self.memory / name
+        if caps.cpu_quota and self.version == 2:
+            yield cpu / "cpu.max", f"{caps.cpu_quota} {caps.cpu_period}"
+        elif caps.cpu_quota:
+            yield cpu / "cpu.cfs_period_us", str(caps.cpu_period)
+            yield cpu / "cpu.cfs_quota_us", str(caps.cpu_quota)
+        if caps.memory_max:
+            page = os.sysconf("SC_PAGE_SIZE")
+            limit = caps.memory_max // page * page  # the kernel keeps whole pages
+            name = "memory.max" if self.version == 2 else "memory.limit_in_bytes"
+            yield memory / name, str(limit)
+
+    def _limit_swap(self, name: str) -> None:
+        """Held memory must stay memory. Where the kernel accounts no swap there is no file."""
+        memory = self.memory / name
+        zero = "memory.swap.max" if self.version == 2 else "memory.swappiness"
+        with contextlib.suppress(OSError):
+            (memory / zero).write_text("0")
+
+
+def find() -> Cgroups:
+    """The hierarchies of this host. Raises Unsupported when there is no usable one."""
+    mounts: dict[str, Path] = {}
+    for line in _lines(Path("/proc/self/mountinfo")):
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(maxsplit=2)
+        if kind in ("cgroup", "cgroup2"):
+            names = ["unified"] if kind == "cgroup2" else options.split(",")
+            for name in names:
+                mounts.setdefault(name, Path(fields.split()[4]))
+    root = mounts.get("unified")
+    if root is not None:
+        controllers = (root / "cgroup.controllers").read_text().split()
+        if {"cpu", "memory"} <= set(controllers):
+            base = root / _delegated(root)
+            return Cgroups(2, base, base)
+    if "cpu" in mounts and "memory" in mounts:
+        return Cgroups(1, mounts["cpu"], mounts["memory"])
+    raise Unsupported(
+        "no cgroup hierarchy with the cpu and the memory controller is mounted",
+        hint="mount cgroup2 on /sys/fs/cgroup, as systemd does",
+    )
+
+
+def _delegated(root: Path) -> str:
+    """Our own cgroup relative to the root if systemd has delegated it to us, else ``.``."""
+    own = next(
+        (line[3:] for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::")), "/"
+    )
+    path = own.strip("/").removesuffix(f"/{KEEPER_LEAF}")
+    for attribute in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if path and os.getxattr(root / path, attribute) == b"1":
+                return path
+    return "."
+
+
+def _delegate(base: Path) -> None:
+    """Let the groups below ``base`` have cpu and memory, once nothing stands in the way."""
+    control = base / "cgroup.subtree_control"
+    if {"cpu", "memory"} <= set(control.read_text().split()):
+        return
+    if (base / "cgroup.type").exists():  # every group but the root has this file
+        leaf = base / KEEPER_LEAF
+        leaf.mkdir(exist_ok=True)
+        for pid in (base / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(pid)
+    try:
+        control.write_text("+cpu +memory")
+    except OSError as error:
+        raise Unsupported(
+            f"{control} does not take the cpu and memory controllers: {error}",
+            hint="run the keeper as its systemd unit, which has Delegate=yes",
+        ) from None
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()

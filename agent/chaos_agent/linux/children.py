@@ -1,0 +1,126 @@
+"""Holder processes: started, renewed and found.
+
+They are spawned from the thread that calls, which must be the keeper's main
+thread: PR_SET_PDEATHSIG follows the spawning thread, not the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from chaos_agent import holder
+from chaos_core.effects import LINK_PREFIX
+
+PROGRAM = str(Path(holder.__file__))
+
+
+class Children:
+    """The holders that this process has started, by name."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self,
+        name: str,
+        work: str,
+        count: int,
+        expires_us: int,
+        deadline_us: int,
+        cgroups: Sequence[Path],
+    ) -> None:
+        """Start a holder, which joins the cgroups by itself before it does any work.
+
+        (Were it put there by us, the cap would make the interpreter's start slow.)
+        """
+        arguments = [name, work, count, deadline_us, expires_us, os.getpid(), *cgroups]
+        self._running[name] = subprocess.Popen(
+            [sys.executable, "-I", "-S", PROGRAM, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+        )
+
+    def running(self, name: str) -> int | None:
+        """The pid of a holder of ours that is alive, else None."""
+        child = self._running.get(name)
+        return child.pid if child and child.poll() is None else None
+
+    def renew(self, name: str, expires_us: int) -> bool:
+        """Tell a holder its new expiry; False when it is no more. Never blocks for long:
+
+        a holder that reads nothing (it is stopped, say) dies within a few lines.
+        """
+        child = self._running.get(name)
+        if child is None or child.poll() is not None or child.stdin is None:
+            return False
+        try:
+            os.write(child.stdin.fileno(), f"{expires_us}\n".encode())
+        except OSError:
+            return False
+        return True
+
+    def stop(self, name: str) -> None:
+        """Kill a holder that we started and reap it. Nothing if there is none."""
+        child = self._running.pop(name, None)
+        if child is None:
+            return
+        child.kill()
+        if child.stdin is not None:
+            child.stdin.close()
+        child.wait()
+
+    def close(self) -> None:
+        for name in list(self._running):
+            self.stop(name)
+
+
+def find() -> dict[int, str]:
+    """Every holder on this host as pid → name, whoever started it, by its command line."""
+    found: dict[int, str] = {}
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            words = (directory / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile
+        if len(words) > 4 and words[3].endswith(b"/chaos_agent/holder.py"):
+            name = words[4].decode(errors="replace")
+            if name.startswith(LINK_PREFIX):
+                found[int(directory.name)] = name
+    return found
+
+
+def kill(pid: int) -> None:
+    """Kill a process just found; one that has ended meanwhile is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of anonymous memory of a process; 0 when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def stopped(pid: int) -> bool:
+    """Whether somebody has stopped the process."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state in "Tt"
