@@ -153,7 +153,7 @@ def _build(cls: type[Any], values: dict[str, Any]) -> Any:
     hints = typing.get_type_hints(cls)
     try:
         return cls(**{name: _value(hints[name], value) for name, value in values.items()})
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise InvalidInput(f"not a {cls.__name__}: {error}") from None
 
 

@@ -106,7 +106,7 @@ class NodeView:
         """A mark inside our mask that no fault on this node uses. Raises Unsupported if none."""
         step = self.mark_mask & -self.mark_mask
         mark = step
-        while mark <= self.mark_mask:
+        while 0 < mark <= self.mark_mask:
             if mark & self.mark_mask == mark and mark not in self.marks_in_use:
                 return mark
             mark += step

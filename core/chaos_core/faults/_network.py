@@ -25,6 +25,7 @@ from chaos_core.faults import Fault
 from chaos_core.node import Network, NodeView
 
 MAX_PEERS = 64  # each is one netlink message a renewal
+MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
 _PORT = re.compile(r"(\d{1,5})(?:[:-](\d{1,5}))?\Z", re.ASCII)
 _NEIGHBOUR_DISCOVERY = ("133", "134", "135", "136", "137")
 _DHCP: dict[Family, tuple[str, ...]] = {4: ("67", "68"), 6: ("546", "547")}
@@ -35,7 +36,8 @@ def _split(value: Any) -> Any:
     """``a,b`` from a command line is the list [a, b]; a number is a list of one."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
-    return [value] if isinstance(value, int) else value
+    items = value if isinstance(value, list | tuple) else [value]
+    return [str(item) if type(item) is int else item for item in items]
 
 
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -48,7 +50,7 @@ def queue_limit(delay_us: int) -> int:
     """Packets that netem must hold so that the queue itself drops none: rate x delay.
 
     netem's default of 1,000 drops at speed (a known trap). 10 Gbit/s of full
-    frames is assumed, between 1,000 and 200,000 packets.
+    frames is assumed, between 10,000 and 200,000 packets.
     """
     return max(10_000, min(_MAX_LIMIT, int(delay_us * _PACKETS_PER_US)))
 
@@ -224,6 +226,13 @@ class NetworkFault(Fault):
                 where=self.kind,
                 hint="check the addresses, or name the interface",
             )
+        if len(names) > MAX_DEVICES:
+            raise InvalidInput(
+                f"peers: {len(names)} interfaces of node {node.name} route to them,"
+                f" more than {MAX_DEVICES}",
+                where=self.kind,
+                hint="name fewer peers, or the interface",
+            )
         for name in names:
             device = node.device(name)
             if device is None:
@@ -265,6 +274,8 @@ class NetworkFault(Fault):
 
 
 def _network(text: str) -> Network:
+    if "%" in text:
+        raise ValueError(f"{text!r} is not an address or CIDR (name the interface apart from it)")
     try:
         return ipaddress.ip_network(text)
     except ValueError as error:

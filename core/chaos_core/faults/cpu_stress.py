@@ -9,11 +9,13 @@ from pydantic import Field, field_validator
 
 from chaos_core.effects import LINK_PREFIX, Effect, Holder
 from chaos_core.envelope import Draw
+from chaos_core.errors import InvalidInput
 from chaos_core.faults import Fault
 from chaos_core.node import NodeView
 from chaos_core.units import Percent
 
 _PERIOD_US = 100_000  # the kernel's default CFS bandwidth period
+_LEAST_QUOTA_US = 1_000  # the kernel's own limit
 
 
 class CpuStress(Fault):
@@ -39,12 +41,19 @@ class CpuStress(Fault):
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         cpus = self.percent.fraction * node.cpus
+        quota = math.floor(cpus * _PERIOD_US)
+        if quota < _LEAST_QUOTA_US:
+            raise InvalidInput(
+                f"percent: {self.percent} of {node.cpus} CPU(s) is less than a quota can be",
+                where=self.kind,
+                hint="1% of one CPU is the least",
+            )
         return (
             Holder(
                 name=f"{LINK_PREFIX}{fault_id}",
                 work="burn",
                 workers=min(node.cpus, math.ceil(cpus)),
-                cpu_quota=max(1_000, math.floor(cpus * _PERIOD_US)),  # 1 ms: the kernel's least
+                cpu_quota=quota,
                 cpu_period=_PERIOD_US,
             ),
         )

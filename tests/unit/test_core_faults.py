@@ -1,0 +1,429 @@
+"""Every fault, as it compiles: bounded, named, ordered, and never on protected traffic."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chaos_core import effects, envelope, faults
+from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe, Rule
+from chaos_core.errors import ChaosError, InvalidInput, Refused, Unsupported
+from chaos_core.faults import Fault
+from chaos_core.faults._network import queue_limit
+from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.units import SECOND, Percent
+
+quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
+ID = "0123abcd"
+KINDS = list(faults.kinds())
+NETWORK = [kind for kind in KINDS if kind.startswith("network.")]
+NODE = replace(
+    NodeView.example(),
+    devices=(
+        Device("lo", ("127.0.0.1", "::1"), loopback=True),
+        Device("eth0", ("10.0.0.9", "fd00::9"), prefs=frozenset({1, 3})),
+        Device("eth1"),
+    ),
+    routes=(
+        Route("0.0.0.0/0", "eth0"),
+        Route("::/0", "eth0"),
+        Route("10.1.0.0/16", "eth1"),
+        Route("fd01::/16", "eth1"),
+    ),
+    protected=Protected(controllers=("10.0.0.1", "fd00::1"), peers=("10.9.0.0/16",)),
+)
+MORE: dict[str, dict[str, str]] = {
+    "network.latency": {"delay": "50ms"},
+    "network.loss": {"percent": "1%"},
+    "network.partition": {},
+}
+V4, V6 = "10.0.0.2,10.1.0.0/24", "fd00::2,fd01::/64"
+
+
+def params(kind: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in faults.lookup(kind).example.split())
+
+
+def variants() -> Iterator[tuple[str, dict[str, str]]]:
+    """Every network fault in every direction, action, family and protocol."""
+    for kind, peers, protocol in product(
+        NETWORK, (V4, V6, f"{V4},{V6}"), ("all", "tcp", "udp", "icmp")
+    ):
+        common = {"peers": peers, "protocol": protocol, **MORE.get(kind, {})}
+        if protocol in ("tcp", "udp"):
+            common["ports"] = "80,8000-8010"
+        fields = faults.lookup(kind).model_fields
+        for way, action in product(("in", "out", "both"), ("drop", "reject")):
+            extra = {"direction": way, "action": action}
+            yield kind, {**common, **{key: extra[key] for key in extra if key in fields}}
+
+
+VARIANTS = list({json.dumps(variant): variant for variant in variants()}.values())
+
+
+def compiled(kind: str, given: dict[str, Any], node: NodeView = NODE) -> tuple[Effect, ...]:
+    return faults.parse(kind, given).compile(node, ID)
+
+
+# ── every kind ────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_first_five_are_there() -> None:
+    assert {
+        *("network.latency", "network.loss", "network.partition", "cpu.stress", "memory.stress")
+    } <= set(KINDS)
+    assert sorted(KINDS) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_example_parses_compiles_and_fits_production_or_is_risky(kind: str) -> None:
+    fault = faults.parse(kind, params(kind))
+    assert fault.compile(NodeView.example(), ID)
+    assert fault.summary
+    assert fault.lease_holder
+    assert fault.needs
+    if not fault.risky:
+        envelope.check(envelope.PROFILES["production"], fault.draw(), SECOND)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameters_survive_canonical_json(kind: str) -> None:
+    fault = faults.parse(kind, params(kind))
+    assert faults.parse(kind, json.loads(fault.model_dump_json())) == fault
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_is_described(kind: str) -> None:
+    schema = faults.lookup(kind).model_json_schema()
+    assert all(field.get("description") for field in schema["properties"].values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_unknown_parameter_is_named_with_the_nearest(kind: str) -> None:
+    known = next(iter(faults.lookup(kind).model_fields))
+    with pytest.raises(InvalidInput, match=f"unknown parameter .*did you mean '{known}'"):
+        faults.parse(kind, {**params(kind), f"{known}x": "1"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "what"),
+    [
+        ("network.latencyy", {}, "did you mean 'network.latency'"),
+        ("zzz", {}, "one of: cpu.stress"),
+        ("network.latency", {"peers": "10.0.0.2", "delay": "50"}, "delay: '50' has no unit"),
+        ("network.latency", {"peers": "10.0.0.2", "delay": 50}, "delay: 50 has no unit"),
+        ("network.latency", {"peers": "10.0.0.2"}, "'delay' is required"),
+        ("network.latency", {"delay": "50ms"}, "'peers' is required"),
+        ("network.latency", {"peers": "", "delay": "50ms"}, "name at least one peer"),
+        ("network.latency", {"peers": "10.0.0.2", "delay": "0ms"}, "above zero"),
+        ("network.latency", {"peers": "10.0.0.2", "delay": "1ms", "jitter": "2ms"}, "jitter"),
+        (
+            "network.latency",
+            {"peers": "10.0.0.2", "delay": "1ms", "correlation": "5%"},
+            "only with a jitter",
+        ),
+        ("network.loss", {"peers": "web1", "percent": "1%"}, "not an address"),
+        ("network.loss", {"peers": "10.0.0.1/24", "percent": "1%"}, "host bits"),
+        ("network.loss", {"peers": "fe80::1%eth0", "percent": "1%"}, "not an address"),
+        ("network.loss", {"peers": "10.0.0.2", "percent": "0%"}, "above 0%"),
+        ("network.loss", {"peers": "10.0.0.2", "percent": "101%"}, "at most 100%"),
+        ("network.partition", {"peers": "10.0.0.2", "direction": "up"}, "direction"),
+        ("network.partition", {"peers": "10.0.0.2", "ports": "0"}, "not a port"),
+        ("network.partition", {"peers": "10.0.0.2", "ports": "9-8"}, "not a port"),
+        ("network.partition", {"peers": "10.0.0.2", "ports": "70000"}, "not a port"),
+        (
+            "network.partition",
+            {"peers": "10.0.0.2", "ports": "1-2,3-4,5-6,7-8,9-10,11-12,13-14,15-16"},
+            "at most 15",
+        ),
+        ("network.partition", {"peers": "10.0.0.2", "ports": "1", "protocol": "icmp"}, "no ports"),
+        ("network.partition", {"peers": ",".join(f"10.2.0.{i}" for i in range(65))}, "more than"),
+        ("cpu.stress", {"percent": "0%"}, "above 0%"),
+        ("cpu.stress", {"percent": "100.1%"}, "at most 100%"),
+        ("memory.stress", {"percent": "15MiB"}, "unknown unit"),
+    ],
+)
+def test_bad_input_is_one_clear_message(kind: str, given: dict[str, Any], what: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        faults.parse(kind, given)
+    assert what in str(caught.value)
+
+
+def test_a_fault_that_is_a_file_in_the_package_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk_slow.py").write_text(
+        "from chaos_core.envelope import Draw\n"
+        "from chaos_core.faults import Fault\n"
+        "class DiskSlow(Fault):\n"
+        "    kind, summary, lease_holder, example = 'disk.slow', 's', 'l', ''\n"
+        "    def draw(self): return Draw('destructive')\n"
+        "    def compile(self, node, fault_id): return ()\n"
+    )
+    (tmp_path / "_helper.py").write_text("raise AssertionError('a helper is not a fault')\n")
+    monkeypatch.setattr(faults, "__path__", [*faults.__path__, str(tmp_path)])
+    faults.kinds.cache_clear()
+    try:
+        assert list(faults.kinds()) == sorted([*KINDS, "disk.slow"])
+        assert faults.parse("disk.slow", {}).draw().fault_class == "destructive"
+    finally:
+        monkeypatch.undo()
+        faults.kinds.cache_clear()
+        sys.modules.pop("chaos_core.faults.disk_slow", None)
+    assert list(faults.kinds()) == KINDS
+
+
+# ── network faults ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("kind", "given"), VARIANTS)
+def test_protected_traffic_returns_before_any_match_of_ours(
+    kind: str, given: dict[str, str]
+) -> None:
+    chains = [effect for effect in compiled(kind, given) if isinstance(effect, Chain)]
+    assert chains
+    for chain in chains:
+        ours = [i for i, rule in enumerate(chain.rules) if rule.target != "RETURN"]
+        assert ours
+        shield, rest = chain.rules[: ours[0]], chain.rules[ours[0] :]
+        assert all(rule.target == "RETURN" for rule in shield)
+        assert all(rule.match_set for rule in rest), "a rule that no lease holds"
+        outward = chain.hook != "INPUT"
+        for net in ("10.0.0.1/32", "10.9.0.0/16") if chain.family == 4 else ("fd00::1/128",):
+            side = Rule("RETURN", destination=net) if outward else Rule("RETURN", source=net)
+            assert side in shield
+        for ssh in ({"source_ports": ("22",)}, {"destination_ports": ("22",)}):
+            assert Rule("RETURN", protocol="tcp", **ssh) in shield  # type: ignore[arg-type]
+        dhcp = ("67", "68") if chain.family == 4 else ("546", "547")
+        assert Rule("RETURN", protocol="udp", destination_ports=dhcp) in shield
+        assert Rule("RETURN", protocol="udp", source_ports=dhcp) in shield
+        neighbours = [rule.icmpv6_type for rule in shield if rule.icmpv6_type]
+        assert neighbours == (["133", "134", "135", "136", "137"] if chain.family == 6 else [])
+
+
+@pytest.mark.parametrize(("kind", "given"), VARIANTS)
+def test_effects_are_named_ordered_and_survive_the_journal(
+    kind: str, given: dict[str, str]
+) -> None:
+    done = compiled(kind, given)
+    assert [effects.from_json(json.loads(json.dumps(effects.to_json(e)))) for e in done] == [*done]
+    assert all(effects.describe(effect) for effect in done)
+    sets: set[str] = set()
+    pipes: dict[str, Pipe] = {}
+    for effect in done:
+        if isinstance(effect, LeasedSet):
+            assert not pipes
+            assert len(effect.name) <= effects.MAX_SET_NAME
+            assert ID in effect.name
+            sets.add(effect.name)
+        elif isinstance(effect, Pipe):
+            assert len(effect.link) <= effects.MAX_LINK_NAME
+            assert ID in effect.link
+            pipes[effect.device] = effect
+        elif isinstance(effect, Chain):
+            assert len(effect.name) <= effects.MAX_CHAIN_NAME
+            assert ID in effect.name
+            for rule in effect.rules:
+                assert not rule.match_set or rule.match_set in sets
+                if rule.target == "MARK":
+                    pipe = pipes[rule.out_device]
+                    assert (rule.mark, rule.mask) == (pipe.mark, pipe.mask)
+
+
+@pytest.mark.parametrize(("kind", "given"), VARIANTS)
+def test_directions_and_families_are_what_was_asked_for(kind: str, given: dict[str, str]) -> None:
+    done = compiled(kind, given)
+    chains = [effect for effect in done if isinstance(effect, Chain)]
+    families = {4} if given["peers"] == V4 else {6} if given["peers"] == V6 else {4, 6}
+    assert {chain.family for chain in chains} == families
+    way = given.get("direction", "out")
+    assert {c.hook == "INPUT" for c in chains} == {way == "in", way != "out"}
+    for chain in chains:
+        hits = [rule for rule in chain.rules if rule.match_set]
+        assert {rule.set_side for rule in hits} == {"src" if chain.hook == "INPUT" else "dst"}
+        if "ports" in given:
+            far = [r.source_ports if chain.hook == "INPUT" else r.destination_ports for r in hits]
+            assert set(far) == {("80", "8000:8010")}
+    # Never a DROP on egress: the sender would see EPERM.
+    assert not [r for c in chains if c.hook != "INPUT" for r in c.rules if r.target == "DROP"]
+    pipes = [effect for effect in done if isinstance(effect, Pipe)]
+    assert bool(pipes) == (way != "in" and given.get("action", "drop") == "drop")
+    assert {pipe.device for pipe in pipes} <= {"eth0", "eth1"}
+
+
+def test_a_pipe_takes_a_preference_and_a_mark_that_are_free() -> None:
+    node = replace(NODE, marks_in_use=frozenset({0x1000000}))
+    given = {"peers": V4, "delay": "1ms"}
+    pipes = [e for e in compiled("network.latency", given, node) if isinstance(e, Pipe)]
+    assert [(p.device, p.pref, p.mark) for p in pipes] == [
+        ("eth0", 2, 0x2000000),
+        ("eth1", 1, 0x2000000),
+    ]
+    assert len({pipe.link for pipe in pipes}) == 2
+
+
+@pytest.mark.parametrize("kind", NETWORK)
+@pytest.mark.parametrize(
+    ("peers", "what"),
+    [
+        ("10.0.0.1", "is protected"),
+        ("fd00::1", "is protected"),
+        ("10.9.8.0/24", "is protected"),
+        ("10.0.0.2,10.9.0.0/16", "is protected"),
+        ("10.0.0.9", "is the node itself"),
+        ("fd00::9", "is the node itself"),
+        ("127.0.0.1", "is the node itself"),
+        ("127.0.0.0/8", "is the node itself"),
+        ("::1", "is the node itself"),
+    ],
+)
+def test_peers_that_must_not_be_hit_are_refused(kind: str, peers: str, what: str) -> None:
+    with pytest.raises(Refused, match=what):
+        compiled(kind, {"peers": peers, **MORE.get(kind, {})})
+
+
+@pytest.mark.parametrize(("kind", "given"), VARIANTS)
+def test_without_a_route_or_by_the_wrong_interface_nothing_compiles(
+    kind: str, given: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidInput, match="no route to"):
+        compiled(kind, given, replace(NODE, routes=()))
+    with pytest.raises(InvalidInput, match="has no 'eth9'"):
+        compiled(kind, {**given, "interface": "eth9"})
+    with pytest.raises(Refused, match="loopback"):
+        compiled(kind, {**given, "interface": "lo"})
+    assert compiled(kind, {**given, "interface": "eth1"}, replace(NODE, routes=()))
+
+
+@pytest.mark.parametrize(
+    ("peers", "entries"),
+    [
+        ("0.0.0.0/0", ("0.0.0.0/1", "128.0.0.0/1")),
+        ("::/0", ("::/1", "8000::/1")),
+        ("10.0.0.0/25,10.0.0.128/25,10.0.0.7", ("10.0.0.0/24",)),
+    ],
+)
+def test_a_set_can_hold_its_entries(peers: str, entries: tuple[str, ...]) -> None:
+    sets = compiled("network.partition", {"peers": peers})[0]
+    assert isinstance(sets, LeasedSet)
+    assert sets.entries == entries
+
+
+def test_peers_behind_more_interfaces_than_can_be_named_are_refused() -> None:
+    names = [f"cali{number}" for number in range(200)]
+    node = replace(
+        NODE,
+        devices=tuple(Device(name) for name in names),
+        routes=tuple(Route(f"10.0.1.{n}/32", name) for n, name in enumerate(names)),
+    )
+    with pytest.raises(InvalidInput, match="200 interfaces"):
+        compiled("network.latency", {"peers": "10.0.1.0/24", "delay": "1ms"}, node)
+    one = {"peers": "10.0.1.0/24", "delay": "1ms", "interface": "cali7"}
+    assert len(compiled("network.latency", one, node)) == 3
+
+
+@pytest.mark.parametrize("ports", [80, [80], ["80"], "80", ("80",)])
+def test_ports_may_be_written_as_a_number(ports: object) -> None:
+    fault = faults.parse("network.partition", {"peers": "10.0.0.2", "ports": ports})
+    assert fault.model_dump()["ports"] == ("80",)
+
+
+def test_a_certain_loss_is_a_plain_drop() -> None:
+    given = {"peers": "10.0.0.2", "percent": "100%", "direction": "in"}
+    chain = compiled("network.loss", given)[-1]
+    assert isinstance(chain, Chain)
+    assert (chain.rules[-1].target, chain.rules[-1].probability) == ("DROP", 0)
+
+
+def test_loss_both_ways_draws_twice() -> None:
+    fault = faults.parse("network.loss", {**params("network.loss"), "direction": "both"})
+    assert fault.draw().loss == Percent.parse("2%")
+
+
+def test_the_queue_holds_what_the_delay_keeps() -> None:
+    assert queue_limit(0) == 10_000
+    assert queue_limit(50_000) > 50_000 * 10e9 / 8 / 1500 / 1e6 - 1
+    assert queue_limit(30_000_000) == 200_000
+
+
+# ── holders ───────────────────────────────────────────────────────────────────────────────
+
+
+@given(cpus=st.integers(1, 512), share=st.integers(1, 1_000_000))
+@quick
+def test_a_cpu_quota_never_takes_more_than_was_drawn(cpus: int, share: int) -> None:
+    node = replace(NODE, cpus=cpus)
+    fault = faults.parse("cpu.stress", {"percent": Percent(share)})
+    if share * cpus < 10_000:  # less than the kernel's least quota
+        with pytest.raises(InvalidInput, match="less than a quota"):
+            fault.compile(node, ID)
+        return
+    (holder,) = fault.compile(node, ID)
+    assert isinstance(holder, Holder)
+    assert holder.cpu_quota >= 1_000
+    assert holder.cpu_quota * 1_000_000 <= share * cpus * holder.cpu_period
+    assert 1 <= holder.workers <= cpus
+    assert holder.workers * holder.cpu_period >= holder.cpu_quota
+    assert len(holder.name) <= effects.MAX_LINK_NAME
+
+
+@given(total=st.integers(2**26, 2**45), share=st.integers(1, 1_000_000))
+@quick
+def test_memory_never_takes_more_than_was_drawn(total: int, share: int) -> None:
+    node = replace(NODE, memory_total=total)
+    (holder,) = faults.parse("memory.stress", {"percent": Percent(share)}).compile(node, ID)
+    assert isinstance(holder, Holder)
+    assert holder.memory * 1_000_000 <= share * total
+    assert holder.memory <= holder.memory_max <= holder.memory * 1.01 + 4 * 2**20
+
+
+# ── the node ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("peer", "devices"),
+    [
+        ("10.0.0.2", ("eth0",)),
+        ("10.1.2.3", ("eth1",)),
+        ("10.0.0.0/8", ("eth0", "eth1")),
+        ("0.0.0.0/0", ("eth0", "eth1")),
+        ("fd01::1", ("eth1",)),
+    ],
+)
+def test_devices_towards_a_peer(peer: str, devices: tuple[str, ...]) -> None:
+    import ipaddress
+
+    assert NODE.devices_towards(ipaddress.ip_network(peer)) == devices
+
+
+@pytest.mark.parametrize("mask", [0x0F000000, 0x80000000, 0x1, 0x50000])
+def test_marks_stay_inside_the_mask_and_run_out(mask: int) -> None:
+    taken: set[int] = set()
+    for _ in range(2 ** mask.bit_count() - 1):
+        mark = replace(NODE, mark_mask=mask, marks_in_use=frozenset(taken)).free_mark()
+        assert mark
+        assert mark & mask == mark
+        assert mark not in taken
+        taken.add(mark)
+    with pytest.raises(Unsupported, match="in use"):
+        replace(NODE, mark_mask=mask, marks_in_use=frozenset(taken)).free_mark()
+
+
+def test_an_empty_mask_gives_no_mark() -> None:
+    with pytest.raises(ChaosError):
+        replace(NODE, mark_mask=0).free_mark()
+
+
+def test_a_fault_cannot_be_changed_after_it_was_checked() -> None:
+    fault: Fault = faults.parse("cpu.stress", {"percent": "1%"})
+    with pytest.raises(ValueError, match="frozen"):
+        fault.percent = Percent(1)  # type: ignore[attr-defined]
