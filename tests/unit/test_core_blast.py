@@ -10,7 +10,7 @@ from chaos_core import blast
 from chaos_core.envelope import PROFILES
 from chaos_core.errors import EnvelopeExceeded
 
-quick = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+quick = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from chaos_core.envelope import MAX_DURATION, PROFILES, Draw, Envelope, FaultCla
 from chaos_core.errors import EnvelopeExceeded, InvalidInput
 from chaos_core.units import SECOND, Duration, Percent, Quantity
 
-quick = settings(derandomize=True, deadline=None, database=None, max_examples=150)
+quick = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 D, P = Duration.parse, Percent.parse
 
 # DESIGN §2, column by column; a ceiling that moves must be moved here as well.

@@ -253,7 +253,7 @@ def hunt(table: type[LeaseTable], examples: int, phases: list[Phase]) -> Callabl
 
 
 def test_no_schedule_lets_a_fault_outlive_its_lease_or_deadline_or_revive() -> None:
-    hunt(LeaseTable, 700, [Phase.generate, Phase.shrink])()
+    hunt(LeaseTable, 500, [Phase.generate, Phase.shrink])()
 
 
 # ── the test above is worth something: it catches these ───────────────────────────────────

@@ -215,7 +215,7 @@ spans = st.sampled_from([0, 1, S, 5 * S, 20 * S, 70 * S])
 
 
 @given(st.lists(st.tuples(spans, event), max_size=25))
-@settings(derandomize=True, deadline=None, database=None, max_examples=300)
+@settings(derandomize=True, deadline=None, database=None, max_examples=200)
 def test_in_any_order_it_ends_once_and_never_holds_again_after_an_abort(
     events: list[tuple[int, Event]],
 ) -> None:
