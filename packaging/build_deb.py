@@ -145,7 +145,7 @@ def install_units(stage: Path) -> None:
             shutil.copyfile(source, path)
             count += 1
     if count == 0:
-        print("build_deb: systemd/ has no units to install")
+        sys.exit("build_deb: systemd/ has no units to install")
 
 
 def install_control(stage: Path, version: str, key: str) -> None:
