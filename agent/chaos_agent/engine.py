@@ -12,14 +12,14 @@ differs from its snapshot.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
 from chaos_agent.effects import ops
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
-from chaos_core.effects import Effect
+from chaos_core.effects import Effect, Pipe
 from chaos_core.errors import ChaosError, NotInForce
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
@@ -74,7 +74,14 @@ class Engine:
         done, or it is and must be ended by the caller.
         """
         fault_id = lease.fault
-        effects = fault.compile(self.view(), fault_id)
+        marks = {
+            effect.mark
+            for standing in self.standing.values()
+            for effect in standing.effects
+            if isinstance(effect, Pipe)
+        }
+        view = replace(self.view(), marks_in_use=frozenset(marks))
+        effects = fault.compile(view, fault_id)
         before = snapshot.take(self.host, snapshot.scope_of(effects))
         now = self.clock()
         self.journal.intent(

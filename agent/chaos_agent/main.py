@@ -53,7 +53,7 @@ def serve_keeper(path: Path) -> None:
     from chaos_agent.keeper import Keeper, Listener, in_child, need_root, sole_keeper
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
-    from chaos_agent.offers import hello, kind_offers, node_view
+    from chaos_agent.offers import examine_host, hello, node_view
     from chaos_agent.supervisor import Supervisor
     from chaos_core.log import Log
 
@@ -64,7 +64,7 @@ def serve_keeper(path: Path) -> None:
         host, journal = Host(), Journal(config.state)
         engine = Engine(host, journal, lambda: node_view(config, host), now_us)
         supervisor = Supervisor(config, engine, log)
-        offers = in_child(lambda: kind_offers(Host()))
+        offers = in_child(lambda: examine_host(Host()))["kinds"]
         Keeper(
             supervisor,
             lambda: hello(config, supervisor.leases.epoch, offers),

@@ -1,8 +1,9 @@
-"""What this node offers: its facts for compiling, its kinds of faults and whether it can do them."""
+"""What this node offers: its facts, its kinds of faults, and whether it can do them."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from chaos_agent import __version__
@@ -11,7 +12,6 @@ from chaos_agent.doctor import examine
 from chaos_agent.journal import boot_id
 from chaos_agent.linux.host import Host
 from chaos_core import envelope
-from chaos_core.effects import Pipe
 from chaos_core.faults import Fault, kinds
 from chaos_core.messages import Hello
 from chaos_core.node import Device, NodeView, Route
@@ -37,8 +37,48 @@ def node_view(config: AgentConfig, host: Host) -> NodeView:
 
 def memory_total() -> int:
     """MemTotal in bytes."""
-    with open("/proc/meminfo", encoding="ascii") as file:
+    with Path("/proc/meminfo").open(encoding="ascii") as file:
         for line in file:
             if line.startswith("MemTotal:"):
                 return int(line.split()[1]) * 1024
     raise AssertionError("/proc/meminfo has no MemTotal")
+
+
+def examine_host(host: Host) -> dict[str, Any]:
+    """What doctor found, as JSON data: abilities, firewall, and each kind with its verdict."""
+    report = examine(host)
+    abilities = {ability.name: ability for ability in report.abilities}
+    return {
+        "firewall": report.firewall,
+        "abilities": [
+            {"name": ability.name, "ok": ability.ok, "why": ability.why}
+            for ability in report.abilities
+        ],
+        "kinds": {
+            kind: _offer(cls, [abilities[need].why for need in cls.needs if not abilities[need].ok])
+            for kind, cls in kinds().items()
+        },
+    }
+
+
+def _offer(cls: type[Fault], missing: list[str]) -> dict[str, Any]:
+    return {
+        "summary": cls.summary,
+        "lease_holder": cls.lease_holder,
+        "risky": cls.risky,
+        "ok": not missing,
+        "why": "; ".join(missing),
+        "schema": cls.model_json_schema(),
+    }
+
+
+def hello(config: AgentConfig, epoch: int, offers: dict[str, Any]) -> Hello:
+    """Who this node is and what it can and may do. ``offers`` are examine_host()'s kinds."""
+    return Hello(
+        node=config.node,
+        version=__version__,
+        boot_id=boot_id(),
+        epoch=epoch,
+        envelope=envelope.as_json(config.envelope),
+        kinds=offers,
+    )

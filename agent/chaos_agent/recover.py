@@ -64,9 +64,7 @@ def _sweep(host: Host, report: Report) -> None:
         report.difference += [f"still there: {item}" for item in sweep.find(host)]
 
 
-def _close(
-    host: Host, journal: Journal, intent: Intent, at: int, report: Report, log: Log
-) -> None:
+def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report, log: Log) -> None:
     """Compare a reverted fault with its snapshot and journal that it is over."""
     rebooted = intent.boot != boot_id()
     reason = "reboot" if rebooted else "recover"
@@ -93,6 +91,12 @@ def _revert(host: Host, intent: Intent, log: Log) -> None:
 
 
 def _compare(host: Host, intent: Intent) -> list[str]:
-    return snapshot.diff(
-        intent.before, snapshot.take(host, snapshot.scope_of(intent.effects))
-    )
+    return snapshot.diff(intent.before, snapshot.take(host, snapshot.scope_of(intent.effects)))
+
+
+def release_quarantine(state: Path, reason: str, log: Log) -> None:
+    """Let faults start again on this node; the caller has seen that it is clean."""
+    quarantine = StateFile(state / "quarantine")
+    was = quarantine.read([])
+    quarantine.remove()
+    log.info("quarantine lifted", why=reason, was="; ".join(was))
