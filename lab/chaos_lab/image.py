@@ -133,7 +133,10 @@ def _assemble(new: Path, rootfs: Path, deb: Path) -> None:
     inside = ["chroot", str(stage)]
     run([*inside, "systemctl", "--quiet", "mask", *guest.MASKED])
     run([*inside, "systemctl", "--quiet", "enable", *guest.ENABLED])
-    run(["dpkg", f"--root={stage}", "--force-unsafe-io", "--install", str(deb)])
+    # Not `dpkg --root`: it looks up the stage's users and groups among the host's.
+    shutil.copy(deb, stage / "chaosctl.deb")
+    run([*inside, "dpkg", "--force-unsafe-io", "--install", "/chaosctl.deb"])
+    (stage / "chaosctl.deb").unlink()
     run(
         [
             *("mke2fs", "-q", "-t", "ext4", "-m", "0", "-i", "32768", "-d", str(stage)),
