@@ -12,6 +12,7 @@ before an apply raises, writing after a revert only reports.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -126,7 +127,8 @@ class Journal:
                 raise OSError(28, "No space left on device")
             os.fdatasync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, start)  # no half line
+            with contextlib.suppress(OSError):  # what cannot be cut off fails its check later
+                os.ftruncate(self._fd, start)
             raise
 
     # ── reading ───────────────────────────────────────────────────────────────────────────
