@@ -50,7 +50,7 @@ class Network:
                 f"tuntap add dev {seat.tap} mode tap",
                 f"link set {seat.tap} master {BRIDGE} up",
             )
-            run(["tc", "-n", self.name, "qdisc", "add", "dev", seat.tap, "clsact"])
+            self._tc("qdisc", "add", "dev", seat.tap, "clsact")
 
     def destroy(self) -> None:
         """Remove the namespace with everything in it; idempotent."""
@@ -59,7 +59,7 @@ class Network:
 
     def links(self) -> set[str]:
         """Names of the links inside the namespace."""
-        listing = run(["ip", "-n", self.name, "-brief", "link"])
+        listing = run(self.enter(["ip", "-brief", "link"]))
         return {line.split()[0].partition("@")[0] for line in listing.splitlines()}
 
     def enter(self, argv: Sequence[str]) -> list[str]:
@@ -77,18 +77,16 @@ class Network:
             tail = int(source.mac.replace(":", "")[-8:], 16)
             # load 4 bytes at 8 (end of the source MAC); equal? TC_ACT_SHOT (2) : TC_ACT_UNSPEC (-1)
             program = f"4,32 0 0 8,21 0 1 {tail},6 0 0 2,6 0 0 {0xFFFFFFFF}"
-            run(
-                [
-                    *("tc", "-n", self.name, "filter", "replace", "dev", tap, "egress"),
-                    *("protocol", "all", "prio", str(source.number), "handle", "1"),
-                    *("bpf", "da", "bytecode", program),
-                ]
-            )
+            where = ("dev", tap, "egress", "protocol", "all", "prio", str(source.number))
+            self._tc("filter", "replace", *where, "handle", "1", "bpf", "da", "bytecode", program)
 
     def heal(self, seats: Iterable[Seat]) -> None:
         """Undo every cut at the given seats' taps; idempotent."""
         for seat in seats:
-            run(["tc", "-n", self.name, "filter", "delete", "dev", seat.tap, "egress"])
+            self._tc("filter", "delete", "dev", seat.tap, "egress")
 
     def _ip(self, *lines: str) -> None:
-        run(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(lines) + "\n")
+        run(self.enter(["ip", "-batch", "-"]), stdin="\n".join(lines) + "\n")
+
+    def _tc(self, *argv: str) -> None:
+        run(self.enter(["tc", *argv]))

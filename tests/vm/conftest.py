@@ -19,5 +19,8 @@ def fleet() -> Iterator[Fleet]:
         fleet.up(nodes=3)
     except MissingPrerequisite as missing:
         pytest.fail(str(missing), pytrace=False)
+    except BaseException:
+        fleet.down()
+        raise
     yield fleet
     fleet.down()
