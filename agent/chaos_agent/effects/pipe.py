@@ -37,7 +37,7 @@ class PipeOps:
         link = host.tc.add_link(effect.link, "dummy" if effect.netem is None else "ifb")
         if effect.netem is not None:
             host.tc.add_netem(link, effect.netem)
-        present = host.tc.has_clsact(device.index)
+        present = device.index in host.tc.clsact_devices()
         claim = not present or bool(_claims(host.tc, device.index))
         host.tc.raise_link(link, device.index if claim else 0)
         if not present:

@@ -40,13 +40,15 @@ class Caps:
 class Cgroups:
     """``cpu`` and ``memory`` are the directories below which our groups are made.
 
-    They are one and the same on v2.
+    They are one and the same on v2, where ``root`` is the top of the tree: groups
+    made by a keeper in another place are found, and ended, all the same.
     """
 
-    def __init__(self, version: int, cpu: Path, memory: Path) -> None:
+    def __init__(self, version: int, cpu: Path, memory: Path, root: Path | None = None) -> None:
         self.version = version
         self.cpu = cpu
         self.memory = memory
+        self._root = root
 
     def create(self, name: str, caps: Caps) -> list[Path]:
         """Make the group, or bring its caps up to date; the directories to join.
@@ -84,30 +86,23 @@ class Cgroups:
     def pids(self, name: str) -> list[int]:
         """Processes in the group, in either hierarchy."""
         found: set[int] = set()
-        for path in self._paths(name):
+        for path in self._existing(name):
             with contextlib.suppress(OSError):
                 found.update(map(int, (path / "cgroup.procs").read_text().split()))
         return sorted(found)
 
     def names(self) -> list[str]:
-        """Our groups, by their tag."""
-        return sorted(
-            {
-                path.name
-                for base in {self.cpu, self.memory}
-                for path in base.glob(f"{LINK_PREFIX}*")
-                if path.is_dir()
-            }
-        )
+        """Our groups, by their tag, wherever they are."""
+        return sorted({path.name for path in self._existing(f"{LINK_PREFIX}*")})
 
     def destroy(self, name: str) -> None:
         """Kill everything in the group and remove it. Idempotent; raises if a process resists."""
         if not name.startswith(LINK_PREFIX):
             raise ChaosError(f"{name} is not a cgroup of ours")
         deadline = time.monotonic() + _KILL_WAIT_S
-        while any(path.is_dir() for path in self._paths(name)):
-            self._kill(name)
-            for path in self._paths(name):
+        while paths := self._existing(name):
+            self._kill(name, paths)
+            for path in paths:
                 with contextlib.suppress(OSError):  # busy until the last process is gone
                     path.rmdir()
             if time.monotonic() > deadline:
@@ -117,15 +112,23 @@ class Cgroups:
                 )
             time.sleep(0.002)
 
-    def _kill(self, name: str) -> None:
-        with contextlib.suppress(OSError):
-            (self.memory / name / "cgroup.kill").write_text("1")  # v2 since Linux 5.14
+    def _kill(self, name: str, paths: list[Path]) -> None:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                (path / "cgroup.kill").write_text("1")  # v2 since Linux 5.14
         for pid in self.pids(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def _paths(self, name: str) -> list[Path]:
         return sorted({self.cpu / name, self.memory / name})
+
+    def _existing(self, pattern: str) -> list[Path]:
+        """Groups of that name. The whole v2 tree is searched only if it is not where we put it."""
+        found = {path for base in {self.cpu, self.memory} for path in base.glob(pattern)}
+        if self._root is not None and (not found or "*" in pattern):
+            found |= set(self._root.rglob(pattern))
+        return sorted(path for path in found if path.is_dir())
 
     def _wanted(self, name: str, caps: Caps) -> Iterator[tuple[Path, str]]:
         cpu, memory = self.cpu / name, self.memory / name
@@ -162,8 +165,8 @@ def find() -> Cgroups:
     if root is not None:
         controllers = (root / "cgroup.controllers").read_text().split()
         if {"cpu", "memory"} <= set(controllers):
-            base = root / _delegated(root)
-            return Cgroups(2, base, base)
+            base = _delegated(root)
+            return Cgroups(2, base, base, root)
     if "cpu" in mounts and "memory" in mounts:
         return Cgroups(1, mounts["cpu"], mounts["memory"])
     raise Unsupported(
@@ -172,17 +175,19 @@ def find() -> Cgroups:
     )
 
 
-def _delegated(root: Path) -> str:
-    """Our own cgroup relative to the root if systemd has delegated it to us, else ``.``."""
+def _delegated(root: Path) -> Path:
+    """The nearest cgroup above this process that systemd has delegated to us, else the root."""
     own = next(
         (line[3:] for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::")), "/"
     )
-    path = own.strip("/").removesuffix(f"/{KEEPER_LEAF}")
-    for attribute in ("user.delegate", "trusted.delegate"):
-        with contextlib.suppress(OSError):
-            if path and os.getxattr(root / path, attribute) == b"1":
-                return path
-    return "."
+    path = root / own.strip("/")
+    while path != root:
+        for attribute in ("user.delegate", "trusted.delegate"):
+            with contextlib.suppress(OSError):
+                if os.getxattr(path, attribute) == b"1":
+                    return path
+        path = path.parent
+    return root
 
 
 def _delegate(base: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chaos_agent.linux.cgroups import Cgroups
     from chaos_agent.linux.children import Children
     from chaos_agent.linux.ipsets import IpSets
+    from chaos_agent.linux.routes import Routes
     from chaos_agent.linux.tc import Tc
     from chaos_agent.linux.xtables import Xtables
 
@@ -27,6 +28,12 @@ class Host:
         from chaos_agent.linux.tc import Tc
 
         return Tc()
+
+    @cached_property
+    def routes(self) -> Routes:
+        from chaos_agent.linux.routes import Routes
+
+        return Routes(self.tc)
 
     @cached_property
     def sets(self) -> IpSets:

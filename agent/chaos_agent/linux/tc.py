@@ -15,9 +15,11 @@ Two tags make our objects recognisable without a journal, whatever crashed when:
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pyroute2 import IPRoute
@@ -35,6 +37,8 @@ _ETH_P_ALL = 3
 _ALIAS = "chaos clsact="
 _TICKS_PER_US = 15.625  # the kernel's psched clock: 64 ns a tick, fixed since 2.6.31
 _U32 = 2**32 - 1
+_IFF_UP = 1
+_IFF_LOOPBACK = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Link:
     name: str
     kind: str
     up: bool
+    loopback: bool
     clsact_of: int = 0
 
 
@@ -111,13 +116,23 @@ class Tc:
 
     @kernel_call
     def add_link(self, name: str, kind: Literal["ifb", "dummy"]) -> Link:
-        """Create a link of ours, down. Raises Unsupported when the kernel has no such kind."""
+        """Create a link of ours, down. Raises Unsupported when the kernel has no such kind.
+
+        The first of its kind makes the kernel load the module, which may add links of
+        its own (``ifb0``, ``ifb1``, ``dummy0``); those are taken away again.
+        """
+        loads_module = not Path(f"/sys/module/{kind}").exists()
+        before = {link.name for link in self.links()} if loads_module else set()
         with _needs(f"the link kind {kind}", name):
             self._ip.link("add", ifname=name, kind=kind)
-        link = self.link(name)
-        if link is None:
+        if loads_module:
+            for link in self.links():
+                if link.name not in before and re.fullmatch(rf"{kind}\d+", link.name):
+                    self.delete_link(link)
+        added = self.link(name)
+        if added is None:
             raise ChaosError("the link is gone right after it was added", where=name)
-        return link
+        return added
 
     @kernel_call
     def raise_link(self, link: Link, clsact_of: int) -> None:
@@ -161,10 +176,13 @@ class Tc:
         return None
 
     @kernel_call
-    def has_clsact(self, index: int) -> bool:
-        return any(
-            message.get_attr("TCA_KIND") == "clsact" for message in self._ip.get_qdiscs(index=index)
-        )
+    def clsact_devices(self) -> set[int]:
+        """The ifindexes of all devices that have a clsact qdisc, ours or not."""
+        return {
+            message["index"]
+            for message in self._ip.get_qdiscs()
+            if message.get_attr("TCA_KIND") == "clsact"
+        }
 
     @kernel_call
     def add_clsact(self, index: int) -> None:
@@ -224,10 +242,6 @@ class Tc:
     # ── raw dumps, for routes and snapshots ───────────────────────────────────────────
 
     @kernel_call
-    def dump_links(self) -> list[Any]:
-        return list(self._ip.get_links())
-
-    @kernel_call
     def dump_addresses(self) -> list[Any]:
         return list(self._ip.get_addr())
 
@@ -254,7 +268,8 @@ def _link(message: Any) -> Link:
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
         kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        up=bool(message["flags"] & 1),
+        up=bool(message["flags"] & _IFF_UP),
+        loopback=bool(message["flags"] & _IFF_LOOPBACK),
         clsact_of=int(claimed) if claimed.isdigit() else 0,
     )
 

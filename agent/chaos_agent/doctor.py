@@ -1,0 +1,147 @@
+"""Whether this host can do what faults are made of: by trying, never by a list of modules.
+
+Everything is tried on throw-away objects (``chs-doctor``, ``CHAOS-doctor``) that no
+packet ever meets, and that are gone when ``examine`` returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from chaos_agent.effects.pipe import release
+from chaos_agent.linux.cgroups import Caps
+from chaos_agent.linux.host import Host
+from chaos_agent.linux.tc import Link
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule
+from chaos_core.errors import ChaosError, Unsupported
+
+_NAME = f"{LINK_PREFIX}doctor"
+_CHAIN = f"{CHAIN_PREFIX}doctor"
+_MARK = 0x0F000000
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """One thing that faults need. ``why`` says what is missing when not ``ok``.
+
+    Names are those of ``Fault.needs``; a name that ends in ``-ipv6`` is the IPv6
+    half of the one without.
+    """
+
+    name: str
+    ok: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was tried, and which firewalls are in use here."""
+
+    abilities: tuple[Ability, ...]
+    firewall: str
+
+
+def examine(host: Host) -> Report:
+    """Try everything, and leave nothing behind."""
+    found = [*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6), *_cgroups(host)]
+    legacy = all(ability.ok for ability in found if ability.name in ("mark", "multiport"))
+    return Report(tuple(found), _firewall(legacy))
+
+
+def _try(name: str, attempt: Callable[[], object]) -> Ability:
+    try:
+        attempt()
+    except (ChaosError, OSError) as error:
+        what = error.what if isinstance(error, ChaosError) else str(error)
+        return Ability(name, ok=False, why=f"{name}: {what}")
+    return Ability(name, ok=True)
+
+
+def _pipes(host: Host) -> Iterator[Ability]:
+    for kind in ("dummy", "ifb"):  # an ifb comes last and serves for the rest
+        _remove_link(host)
+        yield _try(kind, lambda kind=kind: host.tc.add_link(_NAME, kind))  # type: ignore[misc]
+    with suppress(ChaosError):
+        if host.tc.link(_NAME) is None:
+            host.tc.add_link(_NAME, "dummy")
+    link = host.tc.link(_NAME)
+    if link is None:
+        yield from (
+            Ability(name, ok=False, why=f"{name}: there is no link to try it on")
+            for name in ("netem", "clsact", "fw")
+        )
+        return
+    try:
+        yield from _qdiscs(host, link)
+    finally:
+        _remove_link(host)
+
+
+def _qdiscs(host: Host, link: Link) -> Iterator[Ability]:
+    yield _try("netem", lambda: host.tc.add_netem(link, Netem(delay=1000)))
+    yield _try("clsact", lambda: host.tc.add_clsact(link.index))
+    yield _try("fw", lambda: host.tc.add_redirect(link.index, 1, _MARK, _MARK, link))
+
+
+def _remove_link(host: Host) -> None:
+    """A link takes its qdiscs and filters along."""
+    link = host.tc.link(_NAME)
+    if link is not None:
+        release(host.tc, link)
+
+
+def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
+    suffix = "" if family == 4 else "-ipv6"
+    rules: tuple[tuple[str, Literal["mangle", "filter"], Rule], ...] = (
+        ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
+        ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
+        ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
+        ("statistic", "mangle", Rule("DROP", probability=10_000)),
+        ("reject", "filter", Rule("REJECT")),
+    )
+    with _trial_set(host, family) as ipset:
+        yield Ability(f"ipset{suffix}", ipset.ok, ipset.why)
+        for name, table, rule in rules:
+            chain = Chain(_CHAIN, family, table, "OUTPUT", (rule,))
+            yield _try(f"{name}{suffix}", lambda chain=chain: host.xtables.try_rule(chain))  # type: ignore[misc]
+
+
+@contextmanager
+def _trial_set(host: Host, family: Family) -> Iterator[Ability]:
+    def attempt() -> None:
+        host.sets.create(_NAME, family)
+        host.sets.put(_NAME, family, "192.0.2.1/32" if family == 4 else "2001:db8::1/128", 1)
+
+    try:
+        yield _try("ipset", attempt)
+    finally:
+        with suppress(Unsupported):
+            host.sets.destroy(_NAME)
+
+
+def _cgroups(host: Host) -> Iterator[Ability]:
+    trials = (("cgroup-cpu", Caps(cpu_quota=10_000)), ("cgroup-memory", Caps(memory_max=2**20)))
+    for name, caps in trials:
+        yield _try(name, lambda caps=caps: _trial_group(host, caps))  # type: ignore[misc]
+
+
+def _trial_group(host: Host, caps: Caps) -> None:
+    try:
+        host.cgroups.create(_NAME, caps)
+        differs = host.cgroups.difference(_NAME, caps)
+        if differs:
+            raise Unsupported(differs)
+    finally:
+        host.cgroups.destroy(_NAME)
+
+
+def _firewall(legacy: bool) -> str:
+    """Which firewalls there are. Ours is the legacy one; nftables' verdicts come in addition."""
+    from chaos_agent.linux.nft import tables  # weighs 1 MiB, and is needed once
+
+    here = "legacy xtables" if legacy else "legacy xtables do not work"
+    nft = tables()
+    return f"{here}; nftables in use too: {', '.join(nft)}" if nft else here

@@ -1,0 +1,116 @@
+"""Everything on this host that carries our tag, found and removed without a journal.
+
+The tags: chains ``CHAOS-…`` and the jumps to them, sets, links and cgroups
+``chs-…``, redirects with our action index, and holder processes by their command
+line. A clsact qdisc has no name to tag: it is ours if a link of ours claims it
+(see ``pipe``), and goes with that link. An empty clsact without a claim stays,
+for it may be the user's, and it does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from chaos_agent.effects.pipe import release
+from chaos_agent.linux import children
+from chaos_agent.linux.host import Host
+from chaos_agent.linux.xtables import FAMILIES, TABLES
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX
+from chaos_core.errors import ChaosError, Unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing of ours. ``remove`` takes it away; idempotent."""
+
+    what: str
+    remove: Callable[[], None]
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def find(host: Host) -> list[Found]:
+    """What of ours is there, in the order in which it is safe to remove."""
+    return [
+        *_chains(host),
+        *_filters(host),
+        *_links(host),
+        *_sets(host),
+        *_processes(),
+        *_cgroups(host),
+    ]
+
+
+def remove(host: Host) -> list[str]:
+    """Take away all that ``find`` finds. Returns what resisted, and why; nothing stops it."""
+    problems = []
+    for found in find(host):
+        try:
+            found.remove()
+        except (ChaosError, OSError) as error:
+            problems.append(f"{found}: {error}")
+    return problems
+
+
+def _chains(host: Host) -> list[Found]:
+    def removal(family: int, table: str, name: str) -> Callable[[], None]:
+        return lambda: host.xtables.remove(4 if family == 4 else 6, table, name)
+
+    return [
+        Found(f"chain {name} in {table} (IPv{family})", removal(family, table, name))
+        for family in FAMILIES
+        for table in TABLES
+        for name in host.xtables.chains(family, table)
+        if name.startswith(CHAIN_PREFIX)
+    ]
+
+
+def _filters(host: Host) -> list[Found]:
+    names = {link.index: link.name for link in host.tc.links()}
+    return [
+        Found(
+            f"filter {redirect.pref} on {names[index]}",
+            lambda redirect=redirect: host.tc.delete_redirect(redirect),  # type: ignore[misc]
+        )
+        for index in host.tc.clsact_devices()
+        if index in names
+        for redirect in host.tc.redirects(index)
+        if redirect.ours
+    ]
+
+
+def _links(host: Host) -> list[Found]:
+    return [
+        Found(f"link {link.name}", lambda link=link: release(host.tc, link))  # type: ignore[misc]
+        for link in host.tc.links()
+        if link.name.startswith(LINK_PREFIX)
+    ]
+
+
+def _sets(host: Host) -> list[Found]:
+    with suppress(Unsupported):
+        return [
+            Found(f"set {head.name}", lambda head=head: host.sets.destroy(head.name))  # type: ignore[misc]
+            for head in host.sets.heads()
+            if head.name.startswith(LINK_PREFIX)
+        ]
+    return []
+
+
+def _processes() -> list[Found]:
+    return [
+        Found(f"holder {name} (process {pid})", lambda pid=pid: children.kill(pid))  # type: ignore[misc]
+        for pid, name in children.find().items()
+    ]
+
+
+def _cgroups(host: Host) -> list[Found]:
+    with suppress(Unsupported):
+        return [
+            Found(f"cgroup {name}", lambda name=name: host.cgroups.destroy(name))  # type: ignore[misc]
+            for name in host.cgroups.names()
+        ]
+    return []

@@ -1,0 +1,192 @@
+"""What this node looks like, as sorted lines of text that can be compared.
+
+Taken before a fault and after its revert: the two must be equal, or the node is
+quarantined. Two kinds of things are in it: whatever of the user's a fault could have
+harmed (the qdiscs and filters of its devices, the rules of its tables, all links
+and sets), and everything that carries our tag, anywhere.
+
+Left out is what changes by itself: counters, timeouts, the entries of sets whose
+entries time out, process ids, handles of jumps. So is the clsact that a link of
+ours claims: it stands and falls with that link. A table that nobody has opened
+yet equals one that is empty.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos_agent.linux import children
+from chaos_agent.linux.host import Host
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Effect, Family, Pipe
+from chaos_core.errors import Unsupported
+
+Snapshot = dict[str, list[str]]
+
+RUN_DIRECTORY = Path("/run/chaos")
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_TABLES = ("mangle", "filter")
+_OURS = re.compile(rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(\w+)")
+# Statistics, and what the kernel counts within options, filters and actions.
+_VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PACKETS|LINENO")
+_VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "capab", "header", "value"})
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The foreign things that a fault could harm: devices by name, tables by name."""
+
+    devices: frozenset[str] = frozenset()
+    tables: frozenset[str] = frozenset()
+
+
+def scope_of(effects: Iterable[Effect]) -> Scope:
+    """What the effects touch."""
+    effects = tuple(effects)
+    return Scope(
+        devices=frozenset(effect.device for effect in effects if isinstance(effect, Pipe)),
+        tables=frozenset(effect.table for effect in effects if isinstance(effect, Chain)),
+    )
+
+
+def take(host: Host, scope: Scope) -> Snapshot:
+    """The node as it is now, JSON-able. Each list is sorted."""
+    parts = {
+        "links": _links(host),
+        "qdiscs": _qdiscs(host, scope),
+        "filters": _filters(host, scope),
+        "rules": _rules(host, scope),
+        "sets": _sets(host),
+        "cgroups": _cgroups(host),
+        "processes": (f"holder {name}" for name in children.find().values()),
+        "files": _files(),
+    }
+    return {name: sorted(lines) for name, lines in parts.items()}
+
+
+def without(snapshot: Snapshot, faults: Iterable[str]) -> Snapshot:
+    """The snapshot less the lines that carry the id of one of these faults."""
+    others = set(faults)
+    return {
+        name: [line for line in lines if not others & set(_OURS.findall(line))]
+        for name, lines in snapshot.items()
+    }
+
+
+def diff(before: Snapshot, after: Snapshot) -> list[str]:
+    """``+ …`` for what is there now and was not, ``- …`` for what is gone; empty when equal.
+
+    Things of ours that are gone are no difference: another fault may have ended.
+    """
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = Counter(before.get(name, ())), Counter(after.get(name, ()))
+        gone = sorted((old - new).elements())
+        lines += [f"- {name}: {line}" for line in gone if not _OURS.search(line)]
+        lines += [f"+ {name}: {line}" for line in sorted((new - old).elements())]
+    return lines
+
+
+def _links(host: Host) -> Iterator[str]:
+    for link in host.tc.links():
+        yield f"{link.name} {link.kind} {'up' if link.up else 'down'}".replace("  ", " ")
+
+
+def _qdiscs(host: Host, scope: Scope) -> Iterator[str]:
+    links = host.tc.links()
+    names = {link.index: link.name for link in links}
+    claimed = {link.clsact_of for link in links if link.name.startswith(LINK_PREFIX)}
+    for message in host.tc.dump_qdiscs():
+        name = names.get(message["index"], "")
+        kind = message.get_attr("TCA_KIND")
+        if not (name in scope.devices or name.startswith(LINK_PREFIX)):
+            continue
+        if kind == "clsact" and message["index"] in claimed:
+            continue
+        options = _plain(message.get_attr("TCA_OPTIONS"))
+        yield f"{name} {kind} {message['handle']:x}: parent {message['parent']:x} {options}"
+
+
+def _filters(host: Host, scope: Scope) -> Iterator[str]:
+    names = {link.index: link.name for link in host.tc.links()}
+    tagged = {index: name for index, name in names.items() if name.startswith(LINK_PREFIX)}
+    for index, name in names.items():
+        if name not in scope.devices:
+            continue
+        ours = {
+            (redirect.pref, redirect.mark): names.get(redirect.target, f"{LINK_PREFIX}gone")
+            for redirect in host.tc.redirects(index)
+            if redirect.ours or redirect.target in tagged
+        }
+        for hook, message in host.tc.dump_filters(index):
+            pref, handle = message["info"] >> 16, message["handle"]
+            kind = message.get_attr("TCA_KIND")
+            owner = ours.get((pref, handle)) or next(
+                (link for (taken, _), link in ours.items() if (taken, 0) == (pref, handle)), ""
+            )
+            options = f"to {owner}" if owner else _plain(message.get_attr("TCA_OPTIONS"))
+            yield f"{name} {hook} {kind} pref {pref} handle {handle:x} {options}"
+
+
+def _rules(host: Host, scope: Scope) -> Iterator[str]:
+    for family in _FAMILIES:
+        for table in _TABLES:
+            where = f"IPv{family} {table}"
+            foreign = table in scope.tables
+            for chain, entries in host.xtables.chains(family, table).items():
+                ours = chain.startswith(CHAIN_PREFIX)
+                texts = [entry.text for entry in entries]
+                tagged = [entry.target.startswith(CHAIN_PREFIX) for entry in entries]
+                yield from (
+                    f"{where} {chain} {text}"
+                    for text, tag in zip(texts, tagged, strict=True)
+                    if ours or tag
+                )
+                if foreign and not ours:
+                    others = [t for t, tag in zip(texts, tagged, strict=True) if not tag]
+                    yield from (f"{where} {chain} {n}: {t}" for n, t in enumerate(others, 1))
+            if foreign:
+                for chain, policy in host.xtables.policies(family, table).items():
+                    if policy != "ACCEPT":
+                        yield f"{where} {chain} policy {policy}"
+
+
+def _sets(host: Host) -> Iterator[str]:
+    with suppress(Unsupported):
+        for head in host.sets.heads():
+            line = f"{head.name} {head.kind} IPv{head.family} timeout {head.default_timeout}"
+            yield line
+            if head.default_timeout is None or head.name.startswith(LINK_PREFIX):
+                for entry in host.sets.dump_entries(head.name):
+                    yield f"{head.name} {_plain(entry)}"
+
+
+def _cgroups(host: Host) -> list[str]:
+    with suppress(Unsupported):
+        return host.cgroups.names()
+    return []
+
+
+def _files() -> Iterator[str]:
+    if RUN_DIRECTORY.is_dir():
+        yield from (str(path) for path in RUN_DIRECTORY.rglob("*"))
+
+
+def _plain(message: Any) -> str:
+    """A netlink message's fields and attributes, without what changes by itself."""
+    if message is None:
+        return ""
+    if not hasattr(message, "keys"):
+        return str(message)
+    parts = [f"{key}={message[key]}" for key in message.keys() - _VOLATILE_FIELDS - {"attrs"}]
+    nested = [
+        f"{attribute[0]}({_plain(attribute[1])})"
+        for attribute in message.get("attrs", ())
+        if not _VOLATILE_ATTRIBUTES.search(attribute[0])
+    ]
+    return " ".join([*sorted(parts), *nested])
