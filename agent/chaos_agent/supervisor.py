@@ -14,7 +14,7 @@ from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine, Standing
 from chaos_agent.journal import StateFile
 from chaos_core import envelope
-from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused
+from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import parse
 from chaos_core.lease import End, LeaseTable
 from chaos_core.log import Log
@@ -95,8 +95,6 @@ class Supervisor:
             )
         self._raise_epoch(request.epoch)
         self.leases.obey(request.epoch)
-        if any(status.fault == request.fault for status in self._ended):
-            raise Refused(f"fault {request.fault} has been on this node before")
         try:
             params = json.loads(request.params)
         except ValueError:
@@ -132,7 +130,8 @@ class Supervisor:
         """Nothing was begun: refused. Something stands: revert it and say so."""
         self.leases.drop(request.fault)
         if request.fault in self.engine.standing:
-            self._end(request.fault, "not_in_force", now, str(error))
+            refusal = error if isinstance(error, Unsupported) else None
+            self._end(request.fault, "not_in_force", now, str(error), refusal)
         elif isinstance(error, ChaosError):
             raise error
         else:
@@ -184,8 +183,18 @@ class Supervisor:
         for fault in list(self.engine.standing):
             self._end(fault, reason, now)
 
-    def _end(self, fault: str, reason: str, now: int, detail: str = "") -> None:
+    def _end(
+        self,
+        fault: str,
+        reason: str,
+        now: int,
+        detail: str = "",
+        refusal: Unsupported | None = None,
+    ) -> None:
+        """Take a fault off and keep how that went. A clean ``refusal`` never was a fault."""
         standing = self.engine.standing[fault]
+        if reason == "duration" and standing.state == "applying":
+            reason, detail = "not_in_force", standing.pending
         self.leases.drop(fault)
         self._checks.pop(fault, None)
         outcome = self.engine.end(fault, reason)
@@ -197,8 +206,9 @@ class Supervisor:
                 fault=fault,
                 run=standing.run,
                 kind=standing.fault.kind,
-                state="ended",
+                state="refused" if refusal and not outcome.difference else "ended",
                 reason=reason,
+                code=refusal.code if refusal else "",
                 detail=detail[:2000],
                 clean=not outcome.difference,
                 started_at=standing.started_at,
