@@ -14,7 +14,7 @@ from typing import Literal
 from chaos_agent.effects.pipe import release
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
-from chaos_agent.linux.tc import Link
+from chaos_agent.linux.tcvalues import Link
 from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule
 from chaos_core.errors import ChaosError, Unsupported
 

@@ -14,7 +14,8 @@ is lost and an empty clsact may stay; the engine's comparison then says so.)
 from __future__ import annotations
 
 from chaos_agent.linux.host import Host
-from chaos_agent.linux.tc import Link, Redirect, Tc, action_index, in_ticks
+from chaos_agent.linux.tc import Tc
+from chaos_agent.linux.tcvalues import Link, Redirect, action_index, in_ticks
 from chaos_core.effects import LINK_PREFIX, Pipe
 from chaos_core.errors import ChaosError, InvalidInput
 

@@ -18,7 +18,6 @@ import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,68 +25,21 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from chaos_agent.linux.netlink import kernel_call
+from chaos_agent.linux.tcvalues import (
+    CLAIM,
+    EGRESS,
+    INGRESS,
+    U32,
+    Link,
+    Redirect,
+    action_index,
+    read_link,
+    read_redirect,
+)
 from chaos_core.effects import Netem
 from chaos_core.errors import ChaosError, Unsupported
 
-EGRESS = 0xFFFFFFF3  # clsact's egress hook as a filter's parent
-INGRESS = 0xFFFFFFF2
-ACTION_TAG = 0x63680000  # "ch" in the upper half of the action's index
-_INDEX_MASK = 0xFFFF
 _ETH_P_ALL = 3
-_ALIAS = "chaos clsact="
-_TICKS_PER_US = 15.625  # the kernel's psched clock: 64 ns a tick, fixed since 2.6.31
-_U32 = 2**32 - 1
-_IFF_UP = 1
-_IFF_LOOPBACK = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A network device. ``clsact_of`` is the ifindex whose clsact this link claims, or 0."""
-
-    index: int
-    name: str
-    kind: str
-    up: bool
-    loopback: bool
-    clsact_of: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Redirect:
-    """An fw filter on clsact egress that redirects to ``target`` (an ifindex, 0 if it is gone)."""
-
-    device: int
-    pref: int
-    mark: int
-    mask: int
-    target: int
-    action: int
-    protocol: int
-
-    @property
-    def ours(self) -> bool:
-        return self.action & ~_INDEX_MASK == ACTION_TAG
-
-
-def action_index(link_index: int) -> int:
-    """The index that tags the redirect to one of our links."""
-    return ACTION_TAG | link_index & _INDEX_MASK
-
-
-def in_ticks(netem: Netem) -> dict[str, int]:
-    """A Netem as the kernel keeps it: ticks of 64 ns, shares of 2^32 - 1, packets."""
-    return {
-        "delay": round(netem.delay * _TICKS_PER_US),
-        "jitter": round(netem.jitter * _TICKS_PER_US),
-        "delay_corr": _share(netem.correlation) if netem.jitter else 0,
-        "loss": _share(netem.loss),
-        "limit": netem.limit,
-    }
-
-
-def _share(ppm: int) -> int:
-    return round(ppm * _U32 / 1_000_000)
 
 
 class Tc:
@@ -103,12 +55,12 @@ class Tc:
 
     @kernel_call
     def links(self) -> list[Link]:
-        return [_link(message) for message in self._ip.get_links()]
+        return [read_link(message) for message in self._ip.get_links()]
 
     @kernel_call
     def link(self, name: str) -> Link | None:
         try:
-            return _link(self._ip.link("get", ifname=name)[0])
+            return read_link(self._ip.link("get", ifname=name)[0])
         except NetlinkError as error:
             if error.code in (errno.ENODEV, errno.ENOENT):
                 return None
@@ -137,7 +89,7 @@ class Tc:
     @kernel_call
     def raise_link(self, link: Link, clsact_of: int) -> None:
         """Bring a link of ours up; ``clsact_of`` claims that device's clsact (0: claims none)."""
-        alias = f"{_ALIAS}{clsact_of}" if clsact_of else ""
+        alias = f"{CLAIM}{clsact_of}" if clsact_of else ""
         self._ip.link("set", index=link.index, state="up", ifalias=alias)
 
     @kernel_call
@@ -165,7 +117,7 @@ class Tc:
     def netem(self, link: Link) -> dict[str, int] | None:
         """The root netem's parameters in the kernel's units, as ``in_ticks`` has them."""
         for message in self._ip.get_qdiscs(index=link.index):
-            if message.get_attr("TCA_KIND") != "netem" or message["parent"] != _U32:
+            if message.get_attr("TCA_KIND") != "netem" or message["parent"] != U32:
                 continue
             options = message.get_attr("TCA_OPTIONS")
             correlation = options.get_attr("TCA_NETEM_CORR")
@@ -215,7 +167,7 @@ class Tc:
     @kernel_call
     def redirects(self, device: int) -> list[Redirect]:
         """All fw filters with a redirect on the device's clsact egress, foreign ones too."""
-        found = (_redirect(message) for message in self._filters(device, EGRESS))
+        found = (read_redirect(message) for message in self._filters(device, EGRESS))
         return [redirect for redirect in found if redirect]
 
     @kernel_call
@@ -258,44 +210,6 @@ class Tc:
         """Every filter of the device as (hook, message)."""
         hooks = (("root", 0), ("ingress", INGRESS), ("egress", EGRESS))
         return [(hook, msg) for hook, parent in hooks for msg in self._filters(device, parent)]
-
-
-def _link(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    alias = message.get_attr("IFLA_IFALIAS") or ""
-    claimed = alias.removeprefix(_ALIAS) if alias.startswith(_ALIAS) else ""
-    return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        up=bool(message["flags"] & _IFF_UP),
-        loopback=bool(message["flags"] & _IFF_LOOPBACK),
-        clsact_of=int(claimed) if claimed.isdigit() else 0,
-    )
-
-
-def _redirect(message: Any) -> Redirect | None:
-    """The message as a Redirect; None for filters of any other make."""
-    options = message.get_attr("TCA_OPTIONS")
-    if message.get_attr("TCA_KIND") != "fw" or not options or not message["handle"]:
-        return None
-    actions = options.get_attr("TCA_FW_ACT")
-    action = actions.get_attr("TCA_ACT_PRIO_1") if actions else None
-    if action is None or action.get_attr("TCA_ACT_KIND") != "mirred":
-        return None
-    parms = action.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_MIRRED_PARMS")
-    if parms["eaction"] != 1:  # egress redirect
-        return None
-    mask = options.get_attr("TCA_FW_MASK")
-    return Redirect(
-        device=message["index"],
-        pref=message["info"] >> 16,
-        mark=message["handle"],
-        mask=_U32 if mask is None else mask,
-        target=parms["ifindex"],
-        action=parms["index"],
-        protocol=message["info"] & 0xFFFF,
-    )
 
 
 @contextmanager
