@@ -18,6 +18,7 @@ import pwd
 import selectors
 import signal
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,7 +76,7 @@ class Listener:
         with contextlib.suppress(KeyError):
             self.allowed.add(pwd.getpwnam(LINK_USER).pw_uid)
         with contextlib.suppress(FileNotFoundError):
-            if not path.is_socket():
+            if not stat.S_ISSOCK(path.lstat().st_mode):
                 raise Refused("something that is not a socket is in the way", where=str(path))
             path.unlink()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
