@@ -41,6 +41,7 @@ deb: setup ## build dist/chaosctl_<version>_amd64.deb
 bench: setup ## measure what bench/README.md tabulates
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
-clean: setup ## end the fleet; delete what was built
-	@$(BIN)/chaosctl lab down
+clean: ## end every fleet; delete what was built
+	@for state in $(wildcard .lab/state.json .lab/*/state.json); do \
+		CHAOS_LAB_DIR=$$(dirname "$$state") $(BIN)/chaosctl lab down || exit 1; done
 	@rm -rf .lab .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

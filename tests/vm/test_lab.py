@@ -49,6 +49,15 @@ def healed(fleet: Fleet) -> Iterator[Fleet]:
     fleet.heal()
 
 
+@pytest.fixture
+def second() -> Iterator[Fleet]:
+    """A second lab, of a controller alone, that a test may spoil."""
+    second = Fleet(LabDir.find().beside("test-second"))
+    second.up(nodes=0)
+    yield second
+    second.down()
+
+
 def test_every_vm_runs_systemd_without_a_failed_unit(fleet: Fleet) -> None:
     assert fleet.names == ("controller", "n1", "n2", "n3")
     assert all(vm.running for vm in fleet.status())
@@ -177,9 +186,15 @@ def test_up_on_a_running_fleet_changes_nothing_and_another_command_finds_it(
     assert again.exec("n1", ["hostname"]).stdout == "n1\n"
 
 
-def test_a_second_lab_runs_beside_the_first_and_down_leaves_nothing_of_it(fleet: Fleet) -> None:
-    second = Fleet(LabDir.find().beside("test-down"))
-    second.up(nodes=0)
+def test_the_package_is_purged_without_a_trace(second: Fleet) -> None:
+    second.exec("controller", ["dpkg", "--purge", "chaosctl"])
+    find = ["find", "/etc", "/lib/", "/opt", "/usr", "/var/lib", "-xdev", "-iname", "*chaos*"]
+    assert second.exec("controller", find, check=False).stdout == ""
+
+
+def test_a_second_lab_runs_beside_the_first_and_down_leaves_nothing_of_it(
+    fleet: Fleet, second: Fleet
+) -> None:
     second.exec("controller", ["true"])
     namespace = second.network.path
     assert our_processes(second)
