@@ -8,6 +8,7 @@ a defect.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -101,10 +102,8 @@ def main(argv: list[str]) -> int:
 def wants_json(argv: list[str]) -> bool:
     """Whether errors are to be JSON: known even when the rest cannot be parsed."""
     words = argv[: argv.index("--")] if "--" in argv else argv
-    pairs = zip(words, [*words[1:], ""], strict=True)
-    return any(
-        (word in ("-o", "--output") and value == "json") or word in ("-ojson", "--output=json")
-        for word, value in pairs
+    return any(word in ("-ojson", "--output=json") for word in words) or any(
+        word in ("-o", "--output") and value == "json" for word, value in pairwise(words)
     )
 
 

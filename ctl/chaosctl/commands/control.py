@@ -18,7 +18,7 @@ from chaosctl.options import (
 )
 
 if TYPE_CHECKING:
-    from chaos_proto.v1.chaos_pb2 import AbortEvent
+    from chaos_proto.v1.chaos_pb2 import AbortEvent, Node
 
 
 def abort(
@@ -51,8 +51,7 @@ def _abort(whom: Target, reason: str, *, as_json: bool) -> bool:
     from chaosctl import client
 
     pb = client.chaos_pb2
-    carried = total = 0
-    complete = False
+    carried, total = 0, None
     with client.operator(whom) as stub:
         for event in stub.Abort(pb.AbortRequest(reason=reason)):
             carried += bool(event.node and event.carried_fault)
@@ -61,33 +60,41 @@ def _abort(whom: Target, reason: str, *, as_json: bool) -> bool:
             elif event.node:
                 _node(event)
             if not event.node:
-                total, complete = event.clean_after_us, True
-        if not complete:
+                total = event
+        if total is None:
             raise client.lost(whom, "every node was clean")
         answer = stub.ListNodes(pb.ListNodesRequest(), timeout=client.ANSWER_S)
-    dirty = [node for node in answer.nodes if node.quarantine or node.state == "quarantined"]
     if not as_json:
-        typer.echo(f"Aborted: {_count(carried)} carried faults; all ended within {_s(total)}.")
-        typer.echo("Nothing starts until: chaosctl resume --reason TEXT")
+        _total(total, carried)
+    dirty = [node for node in answer.nodes if _dirty(node)]
     for node in dirty:
-        output.note(f"{node.name} is quarantined: {'; '.join(node.quarantine)}")
+        why = "; ".join(node.quarantine) or "it still reports a fault"
+        output.note(f"{node.name} is NOT clean: {why}")
     return not dirty
 
 
+def _dirty(node: Node) -> bool:
+    """Whether a node that can be heard is not clean; one out of reach is ended by its lease."""
+    carries = any(fault.state not in ("ended", "refused") for fault in node.faults)
+    return bool(node.quarantine) or (carries and node.state != "unreachable")
+
+
 def _node(event: AbortEvent) -> None:
-    how = "clean, read back" if event.confirmed else "out of reach, its lease has run out"
-    if not event.carried_fault:
-        how = "carried nothing" if event.confirmed else f"carried nothing we know of; {how}"
-    detail = f" ({output.clean(event.detail)})" if event.detail else ""
-    typer.echo(f"{_s(event.clean_after_us):>8}  {output.clean(event.node):16}  {how}{detail}")
+    fault = "" if event.carried_fault else "  (carried no fault)"
+    how = event.detail or ("clean, read back" if event.confirmed else "its lease has run out")
+    name, took = output.clean(event.node), _s(event.clean_after_us)
+    typer.echo(f"{took:>8}  {name:16}  {output.clean(how)}{fault}")
+
+
+def _total(event: AbortEvent, carried: int) -> None:
+    nodes = {0: "no node", 1: "one node"}.get(carried, f"{carried} nodes")
+    typer.echo(f"Aborted. {nodes} carried a fault; the slowest took {_s(event.clean_after_us)}.")
+    if event.detail:
+        typer.echo(output.clean(event.detail))
 
 
 def _s(micros: int) -> str:
     return f"{micros / 1_000_000:.2f} s"
-
-
-def _count(number: int) -> str:
-    return {0: "no node", 1: "one node"}.get(number, f"{number} nodes")
 
 
 def resume(

@@ -111,7 +111,7 @@ def _ceiling(profile: Envelope, shares: list[str], fault_class: str) -> dict[str
 
 
 def _show(cls: type[Fault]) -> None:
-    risky = "  (risky: asks before it starts)" if cls.risky else ""
+    risky = "  (risky: asks first)" if cls.risky else ""
     typer.echo(f"{cls.kind}: {cls.summary}{risky}\n")
     output.table(
         ("PARAMETER", "TYPE", "DEFAULT", "MEANING"),

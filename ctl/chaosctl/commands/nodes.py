@@ -52,7 +52,7 @@ def _show(answer: ListNodesResponse) -> None:
 
 
 def _age(node: Node) -> str:
-    return f"{node.heartbeat_age_s:.1f} s" if node.state != "unreachable" else "–"
+    return f"{node.heartbeat_age_s:.1f} s" if node.heartbeat_age_s >= 0 else "–"
 
 
 def _faults(faults: Iterable[FaultStatus]) -> str:
