@@ -42,6 +42,7 @@ __all__ = [
     "Identity",
     "Initialised",
     "ca_hash",
+    "check_request",
     "hash_der",
     "identity_of",
     "init",
@@ -203,6 +204,11 @@ def new_key_and_csr(identity: Identity | None = None) -> tuple[bytes, bytes]:
     subject = _name(str(identity or "enrolment"))
     request = x509.CertificateSigningRequestBuilder(subject).sign(key, hashes.SHA256())
     return _key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+
+
+def check_request(csr_pem: bytes) -> None:
+    """Raise InvalidInput unless ``sign_request`` would sign this."""
+    _public_key_of(csr_pem)
 
 
 def ca_hash(pem: bytes | str) -> str:

@@ -1,0 +1,176 @@
+"""The Operator service: what chaosctl calls. Roles are checked before (access.py)."""
+
+# ruff: noqa: N802, ARG002 (the names and arguments are gRPC's)
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final
+
+from chaos_controller import clock
+from chaos_controller.aborts import Aborts
+from chaos_controller.access import Context, caller
+from chaos_controller.fleet import Fleet, NodeSession
+from chaos_controller.grants import Authority
+from chaos_controller.runs import Runs
+from chaos_controller.store import LatchRow, Store
+from chaos_core.errors import InvalidInput
+from chaos_core.faults import nearest
+from chaos_proto.identity import Identity
+from chaos_proto.v1 import chaos_pb2 as pb
+from chaos_proto.v1 import chaos_pb2_grpc as rpc
+
+_MAX_REASON: Final = 500
+_MAX_LISTED: Final = 1_000
+_TOKEN_BYTES: Final = 24
+_TOKEN_TTL_S: Final = 3_600
+_MAX_TOKEN_TTL_S: Final = 30 * 86_400
+
+
+class Operator(rpc.OperatorServicer):
+    """Reads the fleet and the store; changes things through Runs and Aborts only."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        fleet: Fleet,
+        runs: Runs,
+        aborts: Aborts,
+        store: Store,
+        ca_hash: str,
+    ) -> None:
+        self._authority = authority
+        self._fleet = fleet
+        self._runs = runs
+        self._aborts = aborts
+        self._store = store
+        self._ca_hash = ca_hash
+
+    async def ListNodes(
+        self, request: pb.ListNodesRequest, context: Context
+    ) -> pb.ListNodesResponse:
+        now = clock.now()
+        rows = await self._store.nodes()
+        return pb.ListNodesResponse(
+            nodes=[
+                _node(name, rows[name], self._fleet.sessions.get(name), now)
+                for name in sorted(rows)
+            ],
+            latch=_latch(self._authority.latch),
+            epoch=self._authority.epoch,
+        )
+
+    async def Inject(self, request: pb.InjectRequest, context: Context) -> None:  # type: ignore[override]
+        timeline = await self._runs.inject(caller(context), request)
+        async for event in timeline.follow():
+            if event.verdict:
+                await self._runs.recorder.flush()
+            await context.write(event)
+
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]
+        if not request.run:
+            await self._watch_all(context)
+            return
+        live = self._runs.live.get(request.run)
+        if live is not None:
+            async for event in live.timeline.follow():
+                await context.write(event)
+            return
+        await self._known_run(request.run)
+        for row in await self._store.events(request.run):
+            await context.write(pb.RunEvent(**row))
+
+    async def _watch_all(self, context: Context) -> None:
+        with self._runs.feed.subscribe() as queue:
+            while not queue.full():
+                await context.write(await queue.get())
+        raise InvalidInput("too slow: events were lost", hint="watch again")
+
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> None:  # type: ignore[override]
+        reason = request.reason[:_MAX_REASON] or "no reason given"
+        accepting = asyncio.ensure_future(self._aborts.accept(str(caller(context)), reason))
+        # Whoever asked may go away; the abort goes on.
+        abort = await asyncio.shield(accepting)
+        async for event in self._aborts.follow(abort):
+            await context.write(event)
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
+        reason = request.reason.strip()
+        if not reason:
+            raise InvalidInput("a resume needs a reason", hint="--reason TEXT")
+        was = await self._aborts.resume(str(caller(context)), reason[:_MAX_REASON])
+        return pb.ResumeResponse(was=_latch(was))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        await self._runs.recorder.flush()
+        limit = min(request.limit or 20, _MAX_LISTED)
+        return pb.ListRunsResponse(runs=[_run(row) for row in await self._store.runs(limit)])
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        await self._runs.recorder.flush()
+        row = await self._known_run(request.id)
+        events = [pb.RunEvent(**event) for event in await self._store.events(request.id)]
+        return pb.GetRunResponse(run=_run(row), events=events)
+
+    async def CreateToken(
+        self, request: pb.CreateTokenRequest, context: Context
+    ) -> pb.CreateTokenResponse:
+        identity = Identity.parse(request.identity)
+        if identity.role == "controller":
+            raise InvalidInput("the controller does not enrol", hint="chaosctl pki init")
+        ttl = request.ttl_s or _TOKEN_TTL_S
+        if ttl > _MAX_TOKEN_TTL_S:
+            raise InvalidInput(f"a token lasts at most {_MAX_TOKEN_TTL_S // 86_400} days")
+        token = secrets.token_urlsafe(_TOKEN_BYTES)
+        expires = clock.rfc3339(clock.utc() + dt.timedelta(seconds=ttl))
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        await self._store.add_token(str(caller(context)), digest, str(identity), expires)
+        return pb.CreateTokenResponse(token=token, ca_hash=self._ca_hash, expires=expires)
+
+    async def _known_run(self, run: str) -> Mapping[str, Any]:
+        row = await self._store.run(run)
+        if row is None:
+            recent = {row["id"]: row for row in await self._store.runs(100)}
+            hint = nearest(run, recent) if recent else "there has been no run yet"
+            raise InvalidInput(f"unknown run {run!r}", hint=hint)
+        return row
+
+
+# ── from rows to messages ─────────────────────────────────────────────────────────────────
+
+
+def _node(name: str, row: Mapping[str, Any], session: NodeSession | None, now: int) -> pb.Node:
+    """A node as operators see it: live when connected, else as it was last."""
+    node = pb.Node(
+        name=name,
+        state="unreachable",
+        profile=row["profile"],
+        version=row["version"],
+        address=row["address"],
+        boot_id=row["boot_id"],
+        envelope=row["envelope"],
+        heartbeat_age_s=-1.0,
+    )
+    if session is not None:
+        node.state = session.state
+        node.faults.extend(session.faults)
+        node.quarantine.extend(session.quarantine)
+        node.kinds.extend(session.hello.kinds)
+        if session.heard_at:
+            node.heartbeat_age_s = (now - session.heard_at) / 1_000_000
+    return node
+
+
+def _latch(latch: LatchRow | None) -> pb.Latch:
+    if latch is None:
+        return pb.Latch()
+    return pb.Latch(set=True, actor=latch.actor, reason=latch.reason, since=latch.since)
+
+
+def _run(row: Mapping[str, Any]) -> pb.Run:
+    columns = {key: value for key, value in row.items() if key not in ("epoch", "nodes")}
+    return pb.Run(nodes=row["nodes"].split(","), **columns)

@@ -1,0 +1,70 @@
+"""Enrolment: a token for a certificate, once.
+
+On a port of its own, since those who call have no certificate yet. The token says
+who they are; what their request claims is ignored. A token is used up in the same
+transaction that issues the certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Final
+
+from chaos_controller import clock
+from chaos_controller.access import Context
+from chaos_controller.limits import Bucket
+from chaos_controller.store import Store
+from chaos_core.errors import ChaosError, InvalidInput, Refused
+from chaos_core.log import Log
+from chaos_proto import pki
+from chaos_proto.channel import abort_with
+from chaos_proto.identity import Identity
+from chaos_proto.v1 import chaos_pb2 as pb
+from chaos_proto.v1 import chaos_pb2_grpc as rpc
+
+_MAX_CSR: Final = 8 * 1024
+_MAX_TOKEN: Final = 200
+
+
+class Enrolment(rpc.EnrolmentServicer):
+    """Signs requests of those who hold a token."""
+
+    def __init__(self, ca: pki.CA, store: Store, log: Log) -> None:
+        self._ca = ca
+        self._store = store
+        self._log = log
+        # Guessing 192 bits is hopeless; this keeps strangers from keeping us busy.
+        self._bucket = Bucket(rate=10, burst=50)
+
+    async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:  # noqa: N802
+        peer = context.peer()
+        try:
+            return await self._enrol(request, peer)
+        except ChaosError as error:
+            self._log.warning("enrolment refused", peer=peer, why=error.what)
+            await abort_with(context, error)
+
+    async def _enrol(self, request: pb.EnrolRequest, peer: str) -> pb.EnrolResponse:
+        if not self._bucket.take(clock.now()):
+            raise Refused("too many enrolments at once", hint="try again in a few seconds")
+        if len(request.csr_pem) > _MAX_CSR or len(request.token) > _MAX_TOKEN:
+            raise InvalidInput("the token or the certificate request is too long")
+        # A broken request must not cost the token.
+        csr = request.csr_pem.encode()
+        await asyncio.to_thread(pki.check_request, csr)
+        issued: list[Identity] = []
+
+        def issue(text: str) -> bytes:
+            issued.append(Identity.parse(text))
+            return self._ca.sign_request(csr, issued[0])
+
+        digest = hashlib.sha256(request.token.encode()).hexdigest()
+        certificate = await self._store.spend_token(digest, issue, peer)
+        (identity,) = issued
+        self._log.info("enrolled", identity=identity, peer=peer)
+        return pb.EnrolResponse(
+            certificate_pem=certificate.decode("ascii"),
+            ca_pem=self._ca.pem.decode("ascii"),
+            identity=str(identity),
+        )

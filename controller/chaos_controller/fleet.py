@@ -1,0 +1,147 @@
+"""The nodes as they are right now: who is connected, what they last said, what we promised.
+
+Everything here is lost with the process and may be: what must not be is in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+from chaos_controller import clock, grants
+from chaos_controller.limits import Bucket
+from chaos_core.envelope import Envelope
+from chaos_core.lease import REVERT_BUDGET
+from chaos_proto.v1 import chaos_pb2 as pb
+
+# Messages that wait for one agent. A healthy one takes each at once.
+QUEUE: Final = 64
+# An agent heartbeats each second and at each change; more than this is a flood.
+MESSAGES_PER_S: Final = 20.0
+MESSAGE_BURST: Final = 100.0
+
+
+class Pulse:
+    """Wakes everybody who waits; they look for themselves what has changed."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until the next beat, or the time is over."""
+        event = self._event
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            pass
+
+
+@dataclass(slots=True, eq=False)
+class NodeSession:
+    """One stream of one agent. ``closing`` is set when the stream must end, ``closed`` says why."""
+
+    node: str
+    address: str
+    hello: pb.Hello
+    envelope: Envelope
+    fenced: bool
+    heartbeat: pb.Heartbeat | None = None
+    heard_at: int = 0  # when the heartbeat was received, µs CLOCK_BOOTTIME
+    closed: str = ""
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    outbox: asyncio.Queue[pb.ToAgent] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+
+    def send(self, message: pb.ToAgent) -> bool:
+        """Queue a message. False, and the stream is closed, when the agent takes none."""
+        if self.closed:
+            return False
+        try:
+            self.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self.close("the agent takes no messages")
+            return False
+        return True
+
+    def revert(self, reason: str, fault: str = "") -> bool:
+        """Tell the node to end one fault, or all of them: to fenced nodes too, ending is safe."""
+        return self.send(pb.ToAgent(revert=pb.Revert(fault=fault, reason=reason)))
+
+    def close(self, why: str) -> None:
+        """End the stream now, whatever is queued."""
+        self.closed = self.closed or why
+        self.closing.set()
+
+    @property
+    def faults(self) -> tuple[pb.FaultStatus, ...]:
+        """What the node last said of its faults."""
+        return tuple(self.heartbeat.faults) if self.heartbeat else ()
+
+    @property
+    def quarantine(self) -> tuple[str, ...]:
+        return tuple(self.heartbeat.quarantine) if self.heartbeat else ()
+
+    @property
+    def state(self) -> str:
+        """connected, quarantined or fenced, as operators see it."""
+        if self.fenced:
+            return "fenced"
+        return "quarantined" if self.quarantine else "connected"
+
+    def clean_since(self, moment: int) -> bool:
+        """Whether a heartbeat received after ``moment`` shows no fault at all on the node."""
+        return self.heard_at > moment and not grants.active(self.faults)
+
+
+class Fleet:
+    """All sessions by node. ``changed`` beats with each heartbeat, coming and going."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, NodeSession] = {}
+        self.changed = Pulse()
+        self._held_until: dict[str, dict[str, int]] = {}
+        self._buckets: dict[str, Bucket] = {}
+
+    def join(self, session: NodeSession) -> None:
+        """A node is here; an older session of the same node gives way."""
+        older = self.sessions.get(session.node)
+        if older is not None:
+            older.close("a newer session of this node has taken its place")
+        self.sessions[session.node] = session
+        self.changed.beat()
+
+    def leave(self, session: NodeSession) -> None:
+        """A stream has ended. One that was replaced leaves no trace."""
+        session.close("disconnected")
+        if self.sessions.get(session.node) is session:
+            del self.sessions[session.node]
+        self.changed.beat()
+
+    def admit_message(self, node: str) -> bool:
+        """Whether this node may send one more message now."""
+        bucket = self._buckets.setdefault(node, Bucket(MESSAGES_PER_S, MESSAGE_BURST))
+        return bucket.take(clock.now())
+
+    def promised(self, node: str, run: str, until: int) -> None:
+        """The lease of a run on this node may last until then.
+
+        Pass the time of sending + ttl: the node counts from when it *sent* the
+        heartbeat, which was earlier, so its own expiry is never later.
+        """
+        held = self._held_until.setdefault(node, {})
+        held[run] = max(held.get(run, 0), until)
+
+    def lapsed_at(self, node: str, run: str = "") -> int:
+        """When what was granted to a run there (or to all of them) is over; 0: nothing was."""
+        held = self._held_until.get(node, {})
+        last = held.get(run, 0) if run else max(held.values(), default=0)
+        return last + int(REVERT_BUDGET) if last else 0
+
+    def forget(self, node: str, run: str) -> None:
+        """The run carries nothing on this node any more."""
+        self._held_until.get(node, {}).pop(run, None)

@@ -1,0 +1,1 @@
+"""Schema changes, one file a revision, run at start by ``Store.open``."""

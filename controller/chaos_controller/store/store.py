@@ -1,0 +1,377 @@
+"""The store's methods: each is one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from chaos_controller.clock import rfc3339
+from chaos_controller.store import audit as chain
+from chaos_controller.store import schema as s
+from chaos_core.errors import ChaosError, InvalidInput, NotPermitted
+from chaos_core.run import Verdict
+
+_BUSY_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LatchRow:
+    """An abort in force: by whom, why, since when (RFC 3339)."""
+
+    actor: str
+    reason: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class Occupied:
+    """A node that may carry ``fault`` of ``run``."""
+
+    run: str
+    node: str
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run as it is first written down. ``faults`` maps nodes to fault ids."""
+
+    id: str
+    epoch: int
+    kind: str
+    params: str
+    duration_us: int
+    actor: str
+    faults: Mapping[str, str]
+
+
+class Store:
+    """One database. Made by ``open``, which migrates it; ``close`` when done."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._writing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect and migrate. Raises InvalidInput when the database cannot be used."""
+        try:
+            engine = create_async_engine(url)
+        except (SQLAlchemyError, ImportError) as error:
+            raise InvalidInput(f"{_first_line(error)}", where="database") from None
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine.sync_engine, "connect", _durable)
+        store = cls(engine)
+        try:
+            async with engine.begin() as db:
+                await db.run_sync(_migrate)
+        except (SQLAlchemyError, OSError) as error:
+            await engine.dispose()
+            raise InvalidInput(
+                f"cannot use it: {_first_line(error)}",
+                where=f"database {engine.url.render_as_string()}",
+                hint="does its directory exist, and may this user write there?",
+            ) from None
+        return store
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    # ── epoch and nodes ───────────────────────────────────────────────────────────────────
+
+    async def next_epoch(self, at_least: int = 0) -> int:
+        """Count this start: one more than ever before, and not below ``at_least``."""
+        async with self._write() as db:
+            last = (await db.execute(sa.select(s.meta.c.epoch))).scalar()
+            epoch = max((last or 0) + 1, at_least)
+            if last is None:
+                await db.execute(s.meta.insert().values(id=1, epoch=epoch))
+            else:
+                await db.execute(s.meta.update().values(epoch=epoch))
+            return epoch
+
+    async def keep_node(self, name: str, **columns: str) -> None:
+        """Remember a node as it introduced itself."""
+        columns["seen"] = rfc3339()
+        async with self._write() as db:
+            changed = await db.execute(
+                s.nodes.update().where(s.nodes.c.name == name).values(**columns)
+            )
+            if not changed.rowcount:
+                await db.execute(s.nodes.insert().values(name=name, **columns))
+
+    async def nodes(self) -> dict[str, Mapping[str, Any]]:
+        """Every node that has ever introduced itself, by name."""
+        return {row["name"]: row for row in await self._rows(s.nodes.select())}
+
+    # ── runs ──────────────────────────────────────────────────────────────────────────────
+
+    async def begin_run(
+        self,
+        run: NewRun,
+        request: str,
+        check: Callable[[LatchRow | None, Sequence[Occupied]], None],
+    ) -> None:
+        """Write a run and the nodes that it occupies, if ``check`` does not raise.
+
+        ``check`` sees the latch and all occupied nodes in the same transaction.
+        """
+        async with self._write() as db:
+            check(await _latch(db), await _occupied(db))
+            await db.execute(
+                s.runs.insert().values(
+                    id=run.id,
+                    epoch=run.epoch,
+                    kind=run.kind,
+                    params=run.params,
+                    nodes=",".join(run.faults),
+                    duration_us=run.duration_us,
+                    phase="preflight",
+                    actor=run.actor,
+                    started=rfc3339(),
+                )
+            )
+            for node, fault in run.faults.items():
+                await db.execute(s.occupancy.insert().values(run=run.id, node=node, fault=fault))
+            await chain.append(
+                db, actor=run.actor, action="inject", request=request, decision="accepted",
+                outcome=run.id,
+            )  # fmt: skip
+
+    async def add_event(self, event: Mapping[str, Any]) -> None:
+        """Write one line of a run's timeline, and with it the run's phase and verdict."""
+        async with self._write() as db:
+            await db.execute(s.run_events.insert().values(**event))
+            now: dict[str, Any] = {"phase": event["phase"]}
+            if event["verdict"]:
+                now |= {"verdict": event["verdict"], "reason": event["text"], "finished": rfc3339()}
+                await chain.append(
+                    db, actor="controller", action="verdict", request=event["run"],
+                    decision=event["verdict"], outcome=event["text"],
+                )  # fmt: skip
+            await db.execute(s.runs.update().where(s.runs.c.id == event["run"]).values(**now))
+
+    async def release(self, run: str, node: str) -> None:
+        """This node carries nothing of this run any more."""
+        row = (s.occupancy.c.run == run) & (s.occupancy.c.node == node)
+        async with self._write() as db:
+            await db.execute(s.occupancy.delete().where(row))
+
+    async def occupied(self) -> list[Occupied]:
+        async with self._read() as db:
+            return await _occupied(db)
+
+    async def interrupt_runs(self) -> list[str]:
+        """Close every run that a former controller left open; their nodes stay occupied."""
+        reason = "its controller died; the leases ended it"
+        async with self._write() as db:
+            found = await db.execute(sa.select(s.runs.c.id).where(s.runs.c.verdict == ""))
+            open_runs = [row.id for row in found]
+            for run in open_runs:
+                await _close_interrupted(db, run, reason)
+            return open_runs
+
+    async def runs(self, limit: int) -> list[Mapping[str, Any]]:
+        """The newest runs first."""
+        return await self._rows(s.runs.select().order_by(s.runs.c.started.desc()).limit(limit))
+
+    async def run(self, run: str) -> Mapping[str, Any] | None:
+        rows = await self._rows(s.runs.select().where(s.runs.c.id == run))
+        return rows[0] if rows else None
+
+    async def events(self, run: str) -> list[Mapping[str, Any]]:
+        of_run = s.run_events.select().where(s.run_events.c.run == run)
+        return await self._rows(of_run.order_by(s.run_events.c.number))
+
+    # ── the latch ─────────────────────────────────────────────────────────────────────────
+
+    async def latch(self) -> LatchRow | None:
+        async with self._read() as db:
+            return await _latch(db)
+
+    async def set_latch(self, latch: LatchRow) -> None:
+        """Write an abort down; a later one takes the place of the one before."""
+        async with self._write() as db:
+            await db.execute(s.latch.delete())
+            await db.execute(
+                s.latch.insert().values(
+                    id=1, actor=latch.actor, reason=latch.reason, since=latch.since
+                )
+            )
+            await chain.append(
+                db, actor=latch.actor, action="abort", request=latch.reason, decision="accepted"
+            )
+
+    async def clear_latch(self, actor: str, reason: str) -> LatchRow | None:
+        """Lift the latch; returns what it was, None when there was none."""
+        async with self._write() as db:
+            was = await _latch(db)
+            await db.execute(s.latch.delete())
+            await chain.append(
+                db, actor=actor, action="resume", request=reason, decision="accepted"
+            )
+            return was
+
+    # ── tokens and audit ──────────────────────────────────────────────────────────────────
+
+    async def add_token(self, actor: str, digest: str, identity: str, expires: str) -> None:
+        async with self._write() as db:
+            await db.execute(
+                s.tokens.insert().values(hash=digest, identity=identity, expires=expires)
+            )
+            await chain.append(
+                db, actor=actor, action="token", request=identity, decision="accepted"
+            )
+
+    async def spend_token(self, digest: str, issue: Callable[[str], bytes], peer: str) -> bytes:
+        """Use a token up and return what ``issue(identity)`` made of it, or neither.
+
+        Raises NotPermitted for a token that is unknown, used or expired.
+        """
+        async with self._write() as db:
+            row = (await db.execute(s.tokens.select().where(s.tokens.c.hash == digest))).first()
+            if row is None or not hmac.compare_digest(row.hash, digest):
+                raise _no_token("is not known")
+            if row.used:
+                raise _no_token("has been used already")
+            now = rfc3339()
+            if row.expires <= now:
+                raise _no_token(f"expired at {row.expires}")
+            unused = (s.tokens.c.hash == digest) & (s.tokens.c.used == "")
+            spent = await db.execute(s.tokens.update().where(unused).values(used=now))
+            if spent.rowcount != 1:
+                raise _no_token("has been used already")
+            issued = issue(row.identity)
+            await chain.append(
+                db, actor=row.identity, action="enrol", request=peer, decision="accepted"
+            )
+            return issued
+
+    async def audit(
+        self, *, actor: str, action: str, request: str, decision: str, outcome: str = ""
+    ) -> None:
+        async with self._write() as db:
+            await chain.append(
+                db,
+                actor=actor,
+                action=action,
+                request=request,
+                decision=decision,
+                outcome=outcome,
+            )
+
+    async def audit_entries(self) -> list[Mapping[str, Any]]:
+        return await self._rows(s.audit.select().order_by(s.audit.c.number))
+
+    # ── plumbing ──────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[AsyncConnection]:
+        """One write transaction at a time; rolled back when the block raises."""
+        async with self._writing:
+            with _failing_clearly():
+                async with self._engine.begin() as db:
+                    yield db
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        with _failing_clearly():
+            async with self._engine.connect() as db:
+                yield db
+
+    async def _rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
+        async with self._read() as db:
+            return list((await db.execute(query)).mappings())
+
+
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """Turn what the database raises into an error of ours."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise ChaosError(
+            f"the store failed: {_first_line(error)}", hint="is the controller's disk full?"
+        ) from error
+
+
+async def _latch(db: AsyncConnection) -> LatchRow | None:
+    row = (await db.execute(s.latch.select())).first()
+    return LatchRow(row.actor, row.reason, row.since) if row else None
+
+
+async def _occupied(db: AsyncConnection) -> list[Occupied]:
+    rows = await db.execute(s.occupancy.select())
+    return [Occupied(row.run, row.node, row.fault) for row in rows]
+
+
+async def _close_interrupted(db: AsyncConnection, run: str, reason: str) -> None:
+    of_run = s.run_events.c.run == run
+    newest = sa.select(sa.func.max(s.run_events.c.number), sa.func.max(s.run_events.c.at_us))
+    number, at_us = (await db.execute(newest.where(of_run))).one()
+    now, verdict = rfc3339(), Verdict.INTERRUPTED.value
+    await db.execute(
+        s.run_events.insert().values(
+            run=run, number=(number or 0) + 1, at_us=at_us or 0, time=now, event="verdict",
+            phase="verdict", node="", text=reason, verdict=verdict,
+        )
+    )  # fmt: skip
+    await db.execute(
+        s.runs.update()
+        .where(s.runs.c.id == run)
+        .values(phase="verdict", verdict=verdict, reason=reason, finished=now)
+    )
+    await chain.append(
+        db, actor="controller", action="verdict", request=run, decision=verdict, outcome=reason
+    )
+
+
+def _no_token(why: str) -> NotPermitted:
+    return NotPermitted(f"this token {why}", hint="ask for a new one: chaosctl pki token")
+
+
+def _first_line(error: BaseException) -> str:
+    origin = getattr(error, "orig", None) or error
+    return str(origin).splitlines()[0] if str(origin) else type(error).__name__
+
+
+def _durable(connection: Any, _record: object) -> None:
+    """SQLite: survive a power cut, wait for a reader rather than fail."""
+    cursor: sqlite3.Cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000}")
+    cursor.close()
+
+
+def _migrate(connection: sa.Connection) -> None:
+    """Bring the tables to HEAD. Alembic is imported only when there is something to do."""
+    if sa.inspect(connection).has_table("alembic_version"):
+        version = sa.text("SELECT version_num FROM alembic_version")
+        if connection.execute(version).scalar() == s.HEAD:
+            return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise InvalidInput(
+            f"its tables are of another version: {error}",
+            where="database",
+            hint="is this chaos-controller older than the one that wrote it?",
+        ) from None

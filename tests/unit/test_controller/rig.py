@@ -1,0 +1,282 @@
+"""A controller in this process, and agents that speak the real wire.
+
+The agent's lease is core's own ``LeaseTable``, so that what it holds and when it
+lets go is what a real one would do; only its effects are pretended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from chaos_controller import clock
+from chaos_controller.config import Config
+from chaos_controller.server import Controller
+from chaos_core import envelope
+from chaos_core.faults import kinds
+from chaos_core.lease import LeaseTable
+from chaos_core.log import Log
+from chaos_core.units import Duration
+from chaos_proto import channel, pki
+from chaos_proto.identity import Identity
+from chaos_proto.v1 import chaos_pb2 as pb
+from chaos_proto.v1 import chaos_pb2_grpc as rpc
+
+TTL = Duration.parse("1200ms")
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 3.0) -> None:
+    """Wait until it holds; fails the test when it does not in time."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+class Rig:
+    """One controller, its PKI, and everybody who dials it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.made = pki.init(directory / "pki", names=["127.0.0.1"])
+        self.ca = pki.CA.load(self.made.directory)
+        self.controller: Controller
+        self.agents: list[Agent] = []
+
+    @property
+    def config(self) -> Config:
+        return Config(
+            listen="127.0.0.1",
+            port=0,
+            enrolment_port=0,
+            pki=self.made.directory,
+            database=f"sqlite+aiosqlite:///{self.directory}/controller.db",
+            ttl=TTL,
+        )
+
+    async def start(self, *, epoch_at_least: int = 0) -> Controller:
+        log = Log.to_stderr("test-controller")
+        self.controller = await Controller.start(self.config, log, epoch_at_least=epoch_at_least)
+        return self.controller
+
+    async def restart(self, **options: int) -> Controller:
+        """Another controller on the same store. The agents have to dial again."""
+        await self.controller.stop()
+        return await self.start(**options)
+
+    async def close(self) -> None:
+        for agent in self.agents:
+            await agent.leave()
+        await self.controller.stop()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.controller.port}"
+
+    def home(self, text: str) -> Path:
+        """A directory with a certificate for this identity."""
+        home = self.directory / text.replace("/", "-")
+        if not home.exists():
+            home.mkdir()
+            key, request = pki.new_key_and_csr()
+            (home / "key.pem").write_bytes(key)
+            (home / "ca.pem").write_bytes(self.ca.pem)
+            (home / "cert.pem").write_bytes(self.ca.sign_request(request, Identity.parse(text)))
+        return home
+
+    def dial(self, identity: str) -> aio.Channel:
+        return channel.dial(self.address, self.home(identity))
+
+    @contextlib.asynccontextmanager
+    async def operator(self, identity: str = "operator/ann") -> AsyncIterator[Client]:
+        async with self.dial(identity) as link:
+            yield Client(rpc.OperatorStub(link))
+
+    async def agent(self, node: str, **options: Any) -> Agent:
+        """A connected agent whose first heartbeat has been answered."""
+        agent = Agent(self, node, **options)
+        self.agents.append(agent)
+        await agent.dial()
+        if agent.epoch <= self.controller.authority.epoch:
+            await until(lambda: agent.grants)
+        return agent
+
+
+class Client:
+    """An operator's calls; failures are raised as the errors that chaosctl would show."""
+
+    def __init__(self, stub: Any) -> None:
+        self.stub = stub
+
+    async def one(self, method: str, request: Any) -> Any:
+        try:
+            return await getattr(self.stub, method)(request, timeout=10)
+        except grpc.RpcError as error:
+            channel.raise_from(error, address="test")
+
+    async def all(self, method: str, request: Any) -> list[Any]:
+        try:
+            return [message async for message in getattr(self.stub, method)(request, timeout=10)]
+        except grpc.RpcError as error:
+            channel.raise_from(error, address="test")
+
+    async def inject(self, *nodes: str, **changes: Any) -> list[pb.RunEvent]:
+        return await self.all("Inject", injection(*nodes, **changes))
+
+    async def state(self, node: str) -> str:
+        answer = await self.one("ListNodes", pb.ListNodesRequest())
+        return str({found.name: found.state for found in answer.nodes}[node])
+
+
+def injection(*nodes: str, **changes: Any) -> pb.InjectRequest:
+    """50 ms of latency for 300 ms, unless told otherwise."""
+    values: dict[str, Any] = {
+        "kind": "network.latency",
+        "params": json.dumps({"peers": ["10.0.0.9"], "delay": "50ms"}),
+        "nodes": nodes,
+        "duration_us": 300_000,
+    }
+    return pb.InjectRequest(**{**values, **changes})
+
+
+@dataclass
+class Agent:
+    """A node whose effects are pretended. Its fields are what a test turns."""
+
+    rig: Rig
+    node: str
+    profile: str = "production"
+    epoch: int = 0
+    boot_id: str = "boot-1"
+    calls_itself: str = ""
+    silent: bool = False  # hears nothing, says nothing: cut off
+    refuses: str = ""
+    unable: str = ""
+    quarantine: tuple[str, ...] = ()
+    on_apply: Callable[[pb.Apply], None] = lambda _: None
+    grants: list[pb.Grant] = field(default_factory=list)
+    reverts: list[pb.Revert] = field(default_factory=list)
+    applied: list[pb.Apply] = field(default_factory=list)
+    faults: dict[str, pb.FaultStatus] = field(default_factory=dict)
+    ended_by: str = ""  # the status the controller ended the stream with
+
+    def __post_init__(self) -> None:
+        self.table = LeaseTable(ttl=TTL, epoch=self.epoch)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._link: aio.Channel | None = None
+        self._change = asyncio.Event()
+
+    async def dial(self) -> None:
+        await self.leave()
+        self._link = self.rig.dial(f"agent/{self.node}")
+        self.stream = rpc.AgentLinkStub(self._link).Session()
+        await self.stream.write(pb.FromAgent(hello=self.hello()))
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._beat())]
+
+    async def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+
+    def hello(self) -> pb.Hello:
+        ceilings = envelope.as_json(envelope.PROFILES[self.profile])
+        return pb.Hello(
+            node=self.calls_itself or self.node,
+            version="test",
+            boot_id=self.boot_id,
+            epoch=self.epoch,
+            envelope=json.dumps(ceilings),
+            kinds=[
+                pb.KindOffer(kind=kind, ok=not self.unable, why=self.unable) for kind in kinds()
+            ],
+        )
+
+    def active(self) -> list[pb.FaultStatus]:
+        return [status for status in self.faults.values() if status.state == "in_force"]
+
+    def reboot(self) -> None:
+        self.boot_id += "x"
+        self.faults.clear()
+        self.table = LeaseTable(ttl=TTL, epoch=self.table.epoch)
+
+    async def _beat(self) -> None:
+        """A heartbeat ten times a second and at each change; ends faults when they are due."""
+        while True:
+            self._change.clear()
+            now = clock.now()
+            for end in self.table.tick(now):
+                self._end(end.fault, end.reason)
+            if not self.silent:
+                beat = pb.Heartbeat(
+                    seq=self.table.heartbeat(now),
+                    sent_at_us=now,
+                    epoch=self.table.epoch,
+                    faults=self.faults.values(),
+                    quarantine=self.quarantine,
+                )
+                await self.stream.write(pb.FromAgent(heartbeat=beat))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await self._change.wait()
+
+    async def _read(self) -> None:
+        try:
+            async for message in self.stream:
+                if not self.silent:
+                    self._obey(message)
+                    if not message.HasField("grant"):
+                        self._change.set()
+        except aio.AioRpcError as error:
+            self.ended_by = error.details() or error.code().name
+
+    def _obey(self, message: pb.ToAgent) -> None:
+        match message.WhichOneof("message"):
+            case "grant":
+                grant = message.grant
+                self.grants.append(grant)
+                self.table.grant(
+                    clock.now(), epoch=grant.epoch, seq=grant.seq, ttl=grant.ttl_us, runs=grant.runs
+                )
+            case "apply":
+                self._apply(message.apply)
+            case "revert":
+                self.reverts.append(message.revert)
+                chosen = message.revert.fault
+                for fault in [chosen] if chosen else list(self.faults):
+                    self.table.drop(fault)
+                    self._end(fault, "revert")
+
+    def _apply(self, apply: pb.Apply) -> None:
+        self.applied.append(apply)
+        self.on_apply(apply)
+        status = pb.FaultStatus(
+            fault=apply.fault, run=apply.run, kind=apply.kind, state="in_force", clean=True
+        )
+        if self.refuses:
+            status.state, status.code, status.detail = "refused", "envelope", self.refuses
+        else:
+            self.table.admit(
+                clock.now(),
+                epoch=apply.epoch,
+                run=apply.run,
+                fault=apply.fault,
+                seq=apply.seq,
+                ttl=apply.ttl_us,
+                duration=Duration(apply.duration_us),
+            )
+        self.faults[apply.fault] = status
+
+    def _end(self, fault: str, reason: str) -> None:
+        status = self.faults.get(fault)
+        if status is not None and status.state == "in_force":
+            status.state, status.reason = "ended", reason
