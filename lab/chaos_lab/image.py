@@ -23,12 +23,13 @@ from chaos_core.errors import MissingPrerequisite
 from chaos_lab import guest
 from chaos_lab.layout import LabDir
 from chaos_lab.process import run
+from chaos_lab.state import locked
 
 Progress = Callable[[str], None]
 
 UML_MODULES = Path("/usr/lib/uml/modules")
 DISK_SIZE = "2G"
-KEEP = 3
+KEEP = 5
 """Images (and root file systems) kept in the cache, newest first."""
 
 
@@ -60,8 +61,15 @@ class Image:
 
 
 def build(lab: LabDir, say: Progress) -> Image:
-    """The image for the present source, from the cache if it has been built before."""
-    lab.cache.mkdir(parents=True, exist_ok=True)
+    """The image for the present source, from the cache if it has been built before.
+
+    One build at a time: labs that share the cache wait for each other.
+    """
+    with locked(lab.cache / "lock", timeout=600):
+        return _build(lab, say)
+
+
+def _build(lab: LabDir, say: Progress) -> Image:
     kernel = _kernel_version()
     rootfs = _rootfs(lab.cache, kernel, say)
     say("packaging chaosctl")

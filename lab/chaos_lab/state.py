@@ -60,13 +60,20 @@ class State:
 
 @contextmanager
 def exclusive(lab: LabDir, *, timeout: float = 60.0) -> Iterator[None]:
-    """Keep other commands from changing the fleet meanwhile.
+    """Keep other commands from changing the fleet meanwhile; see ``locked``."""
+    with locked(lab.lock, timeout=timeout):
+        yield
+
+
+@contextmanager
+def locked(path: Path, *, timeout: float) -> Iterator[None]:
+    """Hold a file's lock, which ends with this process at the latest.
 
     Waits up to ``timeout`` seconds for another command to finish; LabError after that.
     """
-    lab.home.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout
-    with lab.lock.open("a") as file:
+    with path.open("a") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,9 +81,7 @@ def exclusive(lab: LabDir, *, timeout: float = 60.0) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise LabError(
-                        "another lab command is at work",
-                        where=str(lab.home),
-                        hint="try again later",
+                        "another lab command is at work", where=str(path.parent), hint="try again"
                     ) from None
                 time.sleep(0.2)
         yield
