@@ -42,6 +42,9 @@ def abort(
             hint="if it is down, every fault ends by its lease within 5 s; if only you cannot"
             " reach it, stop chaos-controller on its host: that ends them as well",
         ) from error
+    except KeyboardInterrupt:
+        output.note("\nThe controller goes on with the abort if it was reached: chaosctl nodes")
+        raise
     if not ok:
         raise typer.Exit(Exit.FAILED)
 
@@ -87,7 +90,7 @@ def _node(event: AbortEvent) -> None:
 
 
 def _total(event: AbortEvent, carried: int) -> None:
-    nodes = {0: "no node", 1: "one node"}.get(carried, f"{carried} nodes")
+    nodes = {0: "No node", 1: "One node"}.get(carried, f"{carried} nodes")
     typer.echo(f"Aborted. {nodes} carried a fault; the slowest took {_s(event.clean_after_us)}.")
     if event.detail:
         typer.echo(output.clean(event.detail))
