@@ -8,8 +8,8 @@ import asyncio
 import datetime as dt
 import hashlib
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from chaos_controller import clock
 from chaos_controller.aborts import Aborts
@@ -23,6 +23,8 @@ from chaos_core.faults import nearest
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
+
+_T = TypeVar("_T")
 
 _MAX_REASON: Final = 500
 _MAX_LISTED: Final = 1_000
@@ -65,7 +67,7 @@ class Operator(rpc.OperatorServicer):
         )
 
     async def Inject(self, request: pb.InjectRequest, context: Context) -> None:  # type: ignore[override]
-        timeline = await self._runs.inject(caller(context), request)
+        timeline = await _to_the_end(self._runs.inject(caller(context), request))
         async for event in timeline.follow():
             if event.verdict:
                 await self._runs.recorder.flush()
@@ -92,9 +94,7 @@ class Operator(rpc.OperatorServicer):
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> None:  # type: ignore[override]
         reason = request.reason[:_MAX_REASON] or "no reason given"
-        accepting = asyncio.ensure_future(self._aborts.accept(str(caller(context)), reason))
-        # Whoever asked may go away; the abort goes on.
-        abort = await asyncio.shield(accepting)
+        abort = await _to_the_end(self._aborts.accept(str(caller(context)), reason))
         async for event in self._aborts.follow(abort):
             await context.write(event)
 
@@ -102,7 +102,7 @@ class Operator(rpc.OperatorServicer):
         reason = request.reason.strip()
         if not reason:
             raise InvalidInput("a resume needs a reason", hint="--reason TEXT")
-        was = await self._aborts.resume(str(caller(context)), reason[:_MAX_REASON])
+        was = await _to_the_end(self._aborts.resume(str(caller(context)), reason[:_MAX_REASON]))
         return pb.ResumeResponse(was=_latch(was))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
@@ -138,6 +138,11 @@ class Operator(rpc.OperatorServicer):
             hint = nearest(run, recent) if recent else "there has been no run yet"
             raise InvalidInput(f"unknown run {run!r}", hint=hint)
         return row
+
+
+async def _to_the_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do this whether or not whoever asked for it is still there at the end."""
+    return await asyncio.shield(asyncio.ensure_future(work))
 
 
 # ── from rows to messages ─────────────────────────────────────────────────────────────────

@@ -20,6 +20,8 @@ QUEUE: Final = 64
 # An agent heartbeats each second and at each change; more than this is a flood.
 MESSAGES_PER_S: Final = 20.0
 MESSAGE_BURST: Final = 100.0
+# µs between reverts of what has been reverted already.
+_REMINDER: Final = 1_000_000
 
 
 class Pulse:
@@ -53,6 +55,7 @@ class NodeSession:
     fenced: bool
     heartbeat: pb.Heartbeat | None = None
     heard_at: int = 0  # when the heartbeat was received, µs CLOCK_BOOTTIME
+    reminded_at: int = 0
     closed: str = ""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     outbox: asyncio.Queue[pb.ToAgent] = field(default_factory=lambda: asyncio.Queue(QUEUE))
@@ -71,6 +74,12 @@ class NodeSession:
     def revert(self, reason: str, fault: str = "") -> bool:
         """Tell the node to end one fault, or all of them: to fenced nodes too, ending is safe."""
         return self.send(pb.ToAgent(revert=pb.Revert(fault=fault, reason=reason)))
+
+    def remind(self, reason: str, now: int, fault: str = "") -> None:
+        """Revert again what a heartbeat still shows, at most once a second."""
+        if now - self.reminded_at >= _REMINDER:
+            self.reminded_at = now
+            self.revert(reason, fault)
 
     def close(self, why: str) -> None:
         """End the stream now, whatever is queued."""

@@ -115,7 +115,7 @@ class Runs:
             event = _event(status) if status else self._lost(live, part, session)
             if event is not None:
                 self._step(live, event, now)
-        self._revert_leftovers(session)
+        self._revert_leftovers(session, now)
         self._sweep(now, session.node)
 
     def abort(self, reason: str) -> None:
@@ -281,12 +281,12 @@ class Runs:
         runs = [run for run, name in self.occupied if name == node]
         return {run: self.live[run].draw if run in self.live else None for run in runs}
 
-    def _revert_leftovers(self, session: NodeSession) -> None:
+    def _revert_leftovers(self, session: NodeSession, now: int) -> None:
         """A fault of a run that is over or of a former controller: gone sooner than its lease."""
         for status in session.faults:
             over = status.run not in self.live and (status.run, session.node) in self.occupied
             if over and status.state in ("applying", "in_force"):
-                session.revert("its run is over", status.fault)
+                session.remind("its run is over", now, status.fault)
 
     def _sweep(self, now: int, only: str = "") -> None:
         """Release the nodes that carry nothing any more."""

@@ -126,7 +126,7 @@ class AgentLink(rpc.AgentLinkServicer):
             self._grant(session, heartbeat, now)
             self._runs.heard(session, now)
         if self._in_abort() and grants.active(session.faults):
-            session.revert("abort")
+            session.remind("abort", now)
         self._fleet.changed.beat()
 
     def _grant(self, session: NodeSession, heartbeat: pb.Heartbeat, now: int) -> None:

@@ -99,12 +99,12 @@ class Rig:
         async with self.dial(identity) as link:
             yield Client(rpc.OperatorStub(link))
 
-    async def agent(self, node: str, **options: Any) -> Agent:
-        """A connected agent whose first heartbeat has been answered."""
+    async def agent(self, node: str, *, wait: bool = True, **options: Any) -> Agent:
+        """A connected agent; its first heartbeat has been answered unless told not to wait."""
         agent = Agent(self, node, **options)
         self.agents.append(agent)
         await agent.dial()
-        if agent.epoch <= self.controller.authority.epoch:
+        if wait:
             await until(lambda: agent.grants)
         return agent
 
@@ -161,6 +161,7 @@ class Agent:
     unable: str = ""
     quarantine: tuple[str, ...] = ()
     on_apply: Callable[[pb.Apply], None] = lambda _: None
+    sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
     reverts: list[pb.Revert] = field(default_factory=list)
     applied: list[pb.Apply] = field(default_factory=list)
@@ -217,8 +218,9 @@ class Agent:
             for end in self.table.tick(now):
                 self._end(end.fault, end.reason)
             if not self.silent:
+                self.sent.append(self.table.heartbeat(now))
                 beat = pb.Heartbeat(
-                    seq=self.table.heartbeat(now),
+                    seq=self.sent[-1],
                     sent_at_us=now,
                     epoch=self.table.epoch,
                     faults=self.faults.values(),

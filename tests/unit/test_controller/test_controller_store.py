@@ -1,0 +1,146 @@
+"""The store, the configuration and the start: what is kept, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from chaos_controller.config import Config, load, parse
+from chaos_controller.limits import Bucket
+from chaos_controller.server import Controller
+from chaos_controller.store import LatchRow, NewRun, Store
+from chaos_controller.store.audit import verify
+from chaos_controller.store.schema import HEAD, metadata
+from chaos_core.errors import InvalidInput, Latched
+from chaos_core.log import Log
+from chaos_core.units import Duration
+
+from .rig import Rig
+
+
+def url(directory: Path) -> str:
+    return f"sqlite+aiosqlite:///{directory}/x.db"
+
+
+async def test_the_migrations_make_the_tables_that_the_code_expects(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    store = await Store.open(url(tmp_path))
+    await store.close()
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/x.db")
+    with engine.connect() as db:
+        context = MigrationContext.configure(db)
+        assert context.get_current_revision() == HEAD
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+async def test_sqlite_is_set_to_survive_a_power_cut(tmp_path: Path) -> None:
+    store = await Store.open(url(tmp_path))
+    async with store._engine.connect() as db:
+        pragmas = [
+            (await db.execute(sa.text(f"PRAGMA {name}"))).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert pragmas == ["wal", 2, 1]
+    await store.close()
+
+
+async def test_each_start_has_a_higher_epoch(tmp_path: Path) -> None:
+    for at_least, expected in ((0, 1), (0, 2), (9, 9), (3, 10)):
+        store = await Store.open(url(tmp_path))
+        assert await store.next_epoch(at_least) == expected
+        await store.close()
+
+
+async def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    store = await Store.open(url(tmp_path))
+    await store.set_latch(LatchRow("operator/a", "x", "now"))
+
+    def check(latch: LatchRow | None, _: object) -> None:
+        assert latch is not None
+        raise Latched("no")
+
+    with pytest.raises(Latched):
+        await store.begin_run(NewRun("r-1", 1, "k", "{}", 1, "a", {"n": "0" * 8}), "{}", check)
+    assert await store.runs(1) == []
+    assert await store.occupied() == []
+    await store.close()
+
+
+async def test_a_changed_or_missing_audit_entry_is_found(tmp_path: Path) -> None:
+    store = await Store.open(url(tmp_path))
+    for number in range(4):
+        await store.audit(actor="a", action="x", request=str(number), decision="accepted")
+    entries = [dict(entry) for entry in await store.audit_entries()]
+    await store.close()
+    assert verify(entries) is None
+    assert verify([*entries[:1], *entries[2:]]) == 3
+    entries[2]["request"] = "nothing to see"
+    assert verify(entries) == 3
+
+
+async def test_a_database_that_cannot_be_opened_is_named() -> None:
+    with pytest.raises(InvalidInput, match=r"/proc/x\.db.*unable to open"):
+        await Store.open("sqlite+aiosqlite:////proc/x.db")
+    with pytest.raises(InvalidInput, match="foo"):
+        await Store.open("foo://x")
+
+
+async def test_a_second_controller_by_mistake_changes_nothing(rig: Rig) -> None:
+    taken = Config(
+        listen="127.0.0.1",
+        port=rig.controller.port,
+        enrolment_port=0,
+        pki=rig.config.pki,
+        database=rig.config.database,
+    )
+    with pytest.raises(InvalidInput, match="cannot listen there"):
+        await Controller.start(taken, Log.to_stderr("second"))
+    assert await rig.controller.store.next_epoch() == rig.controller.authority.epoch + 1
+
+
+async def test_a_missing_pki_says_how_to_make_one(tmp_path: Path) -> None:
+    config = Config(pki=tmp_path, database=url(tmp_path))
+    with pytest.raises(InvalidInput, match="chaosctl pki init"):
+        await Controller.start(config, Log.to_stderr("none"))
+
+
+def test_an_empty_file_is_a_configuration() -> None:
+    assert parse("") == Config()
+    assert parse('ttl = "2s"\nlisten = "10.0.0.1"').ttl == Duration.parse("2s")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = = 1", r"c\.toml:1: not TOML"),
+        ('\n\ntt1 = "3s"', r"c\.toml:3: unknown field 'tt1'\n.*did you mean 'ttl'"),
+        ('port = "80"', r"c\.toml:1: port: '80' is not a port"),
+        ("port = true", "not a port"),
+        ('ttl = "3"', "ttl: '3' has no unit"),
+        ('ttl = "4500ms"', "above the abort bound"),
+        ('listen = "everywhere"', "not an IP address"),
+        ("pki = 3", "put it in quotes"),
+        ("[ttl]\nx = 1", r"c\.toml:1: ttl"),
+    ],
+)
+def test_mistakes_in_the_file_are_named_with_their_line(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        parse(text, "c.toml")
+
+
+def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no such file"):
+        load(tmp_path / "controller.toml")
+
+
+def test_a_bucket_lets_a_burst_through_and_then_a_rate() -> None:
+    bucket = Bucket(rate=10, burst=5)
+    start = 10**12
+    assert [bucket.take(start) for _ in range(6)] == [True] * 5 + [False]
+    assert bucket.take(start + 100_000)
+    assert not bucket.take(start + 100_000)
