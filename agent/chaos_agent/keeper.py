@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import json
 import os
 import pwd
 import selectors
@@ -229,28 +228,3 @@ class Keeper:
             self._link = None
             self.log.info("link gone", why=why)
 
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """Run ``work`` in a forked child and return its JSON-able result.
-
-    What it imports and leaks goes with the child, so that the keeper stays small.
-    Safe because the keeper has one thread. Raises Refused when the child fails.
-    """
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reader)
-            with os.fdopen(writer, "w") as out:
-                json.dump(work(), out)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as answer:
-        text = answer.read()
-    _, status = os.waitpid(child, 0)
-    if status != 0:
-        raise Refused("the host could not be examined", hint="run `chaos-agent doctor`")
-    return json.loads(text)

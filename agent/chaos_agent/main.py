@@ -50,7 +50,7 @@ def serve_keeper(path: Path) -> None:
     from chaos_agent import config as configuration
     from chaos_agent.engine import Engine
     from chaos_agent.journal import Journal
-    from chaos_agent.keeper import Keeper, Listener, in_child, need_root, sole_keeper
+    from chaos_agent.keeper import Keeper, Listener, need_root, sole_keeper
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
     from chaos_agent.offers import examine_host, hello, node_view
@@ -64,7 +64,8 @@ def serve_keeper(path: Path) -> None:
         host, journal = Host(), Journal(config.state)
         engine = Engine(host, journal, lambda: node_view(config, host), now_us)
         supervisor = Supervisor(config, engine, log)
-        offers = in_child(lambda: examine_host(Host()))["kinds"]
+        # Examining loads all that a fault will need: a lease must not wait for an import.
+        offers = examine_host(host)["kinds"]
         Keeper(
             supervisor,
             lambda: hello(config, supervisor.leases.epoch, offers),

@@ -8,6 +8,7 @@ from typing import Any
 
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
+from chaos_agent.doctor import examine
 from chaos_agent.journal import boot_id
 from chaos_agent.linux.host import Host
 from chaos_core import envelope
@@ -45,8 +46,6 @@ def memory_total() -> int:
 
 def examine_host(host: Host) -> dict[str, Any]:
     """What doctor found, as JSON data: abilities, firewall, and each kind with its verdict."""
-    from chaos_agent.doctor import examine  # the keeper runs this in a child, to stay small
-
     report = examine(host)
     abilities = {ability.name: ability for ability in report.abilities}
     return {

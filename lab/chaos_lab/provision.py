@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chaos_core.errors import LabError
@@ -28,9 +29,9 @@ def provision(fleet: Fleet, *, profile: str = "production", say: Callable[[str],
     """Set up controller and nodes, and wait until every node is connected."""
     say("controller: PKI and service")
     set_up_controller(fleet)
-    for node in fleet.nodes:
-        say(f"{node}: enrolment and services")
-        set_up_node(fleet, node, profile)
+    say(f"{', '.join(fleet.nodes)}: enrolment and services")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: set_up_node(fleet, node, profile), fleet.nodes))
     wait_connected(fleet)
     say("all nodes are connected")
 

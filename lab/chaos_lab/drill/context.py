@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,9 +158,13 @@ class Drill:
 
     def set_profile(self, profile: str, *nodes: str) -> None:
         """Change the nodes' own files and restart their keepers, as root on the node would."""
-        for name in nodes:
+
+        def change(name: str) -> None:
             provision.write_config(self.fleet, name, profile)
             self.fleet.exec(name, ["systemctl", "restart", provision.KEEPER_UNIT], timeout=60)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(change, nodes))
         self.wait_for(
             lambda: all(
                 (node := self.node(name))["state"] == "connected" and node["profile"] == profile

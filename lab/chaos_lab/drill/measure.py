@@ -20,6 +20,7 @@ from chaos_lab.fleet import Fleet
 
 _REPLY = re.compile(r"icmp_seq=(\d+) .*time=([\d.]+) ms")
 _MISSING = re.compile(r"no answer yet for icmp_seq=(\d+)")
+_PATIENCE_S = 10.0
 _SETTLED = 10  # replies in a row that must be as before
 
 
@@ -164,9 +165,12 @@ class Resources(Stream):
         """CPU percent over the next ``seconds``, and the median of free bytes."""
         since = time.monotonic()
         time.sleep(seconds)
-        window = [sample for sample in self.samples if sample.at > since]
-        if len(window) < 4:
-            raise LabError("the VM's /proc could not be sampled")
+        window: list[Sample] = []
+        while len(window) < 3:
+            window = [sample for sample in self.samples if sample.at > since]
+            if time.monotonic() > since + seconds + _PATIENCE_S:
+                raise LabError("the VM's /proc could not be sampled")
+            time.sleep(0.05)
         first, last = window[0], window[-1]
         ticks = max(1, last.total - first.total)
         cpu = 100 * (last.busy - first.busy) / ticks

@@ -27,9 +27,9 @@ for table in mangle filter nat; do
     echo "== $family $table"; $family-save -t $table | grep -v '^#' | sed 's/\[[0-9:]*\]//'
   done
 done
-echo "== sets"; ipset save
+echo "== sets"; ipset save | sed 's/ initval [^ ]*//'
 echo "== links"; ip -o link show | sed 's/^[0-9]*: //; s/ *link\/.*//'
-echo "== qdiscs"; tc qdisc show
+echo "== qdiscs"; tc qdisc show | sed 's/ direct_packets_stat [0-9]*//'
 for dev in $(ls /sys/class/net); do
   echo "== filters $dev"; tc class show dev $dev; tc filter show dev $dev
   tc filter show dev $dev egress 2>/dev/null || true
