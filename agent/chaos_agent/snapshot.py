@@ -109,7 +109,7 @@ def _qdiscs(host: Host, scope: Scope) -> Iterator[str]:
         if kind == "clsact" and message["index"] in claimed:
             continue
         options = _plain(message.get_attr("TCA_OPTIONS"))
-        yield f"{name} {kind} {message['handle']:x}: parent {message['parent']:x} {options}"
+        yield f"{name} {kind} {message['handle'] >> 16:x}: parent {message['parent']:x} {options}"
 
 
 def _filters(host: Host, scope: Scope) -> Iterator[str]:
@@ -137,23 +137,17 @@ def _rules(host: Host, scope: Scope) -> Iterator[str]:
     for family in _FAMILIES:
         for table in _TABLES:
             where = f"IPv{family} {table}"
-            foreign = table in scope.tables
+            in_scope = table in scope.tables
+            policies = host.xtables.policies(family, table)
             for chain, entries in host.xtables.chains(family, table).items():
                 ours = chain.startswith(CHAIN_PREFIX)
-                texts = [entry.text for entry in entries]
-                tagged = [entry.target.startswith(CHAIN_PREFIX) for entry in entries]
-                yield from (
-                    f"{where} {chain} {text}"
-                    for text, tag in zip(texts, tagged, strict=True)
-                    if ours or tag
-                )
-                if foreign and not ours:
-                    others = [t for t, tag in zip(texts, tagged, strict=True) if not tag]
-                    yield from (f"{where} {chain} {n}: {t}" for n, t in enumerate(others, 1))
-            if foreign:
-                for chain, policy in host.xtables.policies(family, table).items():
-                    if policy != "ACCEPT":
-                        yield f"{where} {chain} policy {policy}"
+                tagged = [e.text for e in entries if ours or e.target.startswith(CHAIN_PREFIX)]
+                yield from (f"{where} {chain} {text}" for text in tagged)
+                if ours or (in_scope and policies.get(chain) != "ACCEPT"):
+                    yield f"{where} chain {chain} {policies.get(chain, '')}".rstrip()
+                if in_scope and not ours:
+                    others = [e.text for e in entries if not e.target.startswith(CHAIN_PREFIX)]
+                    yield from (f"{where} {chain} {n}: {text}" for n, text in enumerate(others, 1))
 
 
 def _sets(host: Host) -> Iterator[str]:

@@ -106,10 +106,13 @@ class Xtables:
             if not table.is_chain(chain.name):
                 return f"chain {chain.name} is missing in {chain.table} (IPv{chain.family})"
             found = list(_entries(table, chain.family, chain.name))
-            wanted = [
-                entry_of(build_rule(table, chain.family, rule), chain.family)
-                for rule in chain.rules
-            ]
+            try:
+                wanted = [
+                    entry_of(build_rule(table, chain.family, rule), chain.family)
+                    for rule in chain.rules
+                ]
+            except Unsupported as error:
+                return error.what
             above = list(_entries(table, chain.family, chain.hook))
         if len(found) != len(wanted):
             return f"chain {chain.name} has {len(found)} rules, not {len(wanted)}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos_core.effects import Family, Rule
+from chaos_core.errors import Unsupported
 
 # struct ipt_ip and ip6t_ip6, then nfcache, target_offset, next_offset, comefrom and counters.
 _HEADER: dict[Family, tuple[int, int]] = {4: (84, 112), 6: (136, 168)}
@@ -123,11 +124,26 @@ def _text(data: bytes, family: Family, matches: list[str], target: str) -> str:
 
 
 def build_rule(table: Any, family: Family, rule: Rule) -> Any:
-    """A python-iptables rule. Parameters are set right after each match is made:
+    """A python-iptables rule.
 
-    all matches of one kind share libxtables' pointer to the one made last.
+    Raises Unsupported when an extension is not installed, or refuses its parameters,
+    as xt_set does for a set that does not exist.
     """
-    built = _new(table, family)
+    try:
+        return _build(_new(table, family), rule)
+    except (iptc().XTablesError, ValueError, AttributeError) as error:
+        raise Unsupported(
+            f"iptables cannot build the rule {rule}: {error}",
+            where=f"table {table.name} (IPv{family})",
+            hint="the set it names must exist, and its extensions be installed",
+        ) from None
+
+
+def _build(built: Any, rule: Rule) -> Any:
+    """Parameters are set right after each match is made: all matches of one kind share
+
+    libxtables' pointer to the one made last.
+    """
     if rule.protocol:
         built.protocol = rule.protocol
     if rule.source:

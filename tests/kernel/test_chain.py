@@ -1,0 +1,249 @@
+"""Chains of our own beside the user's rules, judged by what the iptables tools print."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos_agent.effects import ops
+from chaos_agent.linux import xtables
+from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.host import Host
+from chaos_core.effects import Chain, Effect, Family, LeasedSet, Rule
+from chaos_core.errors import NotInForce, Unsupported
+
+SAVE: dict[Family, str] = {4: "iptables-legacy-save", 6: "ip6tables-legacy-save"}
+TOOL: dict[Family, str] = {4: "iptables-legacy", 6: "ip6tables-legacy"}
+LATER = 60 * 1_000_000
+BOTH = pytest.mark.parametrize("family", [4, 6])
+
+
+def cut_off(family: Family, peer: str, *before: Rule) -> tuple[LeasedSet, Chain]:
+    """Ingress partition from one peer, after the rules ``before``."""
+    name = f"chs-t-{family}"
+    drop = Rule("DROP", match_set=name, set_side="src")
+    return (
+        LeasedSet(name, family, (peer,)),
+        Chain("CHAOS-t-in", family, "mangle", "INPUT", (*before, drop)),
+    )
+
+
+def apply(host: Host, *effects: Effect) -> None:
+    for effect in effects:
+        ops(effect).apply(host, effect, now_us() + LATER)
+        assert ops(effect).verify(host, effect) is None
+
+
+@BOTH
+def test_a_partition_drops_the_peer_and_nobody_else(host: Host, net: Any, family: Family) -> None:
+    effects = cut_off(family, net.peer[family])
+    assert net.ping_from_peer(family, net.peer[family])
+    apply(host, *effects)
+    assert not net.ping_from_peer(family, net.peer[family])
+    assert net.ping_from_peer(family, net.bystander[family])
+    for effect in reversed(effects):
+        ops(effect).revert(host, effect)
+        assert ops(effect).absent(host, effect) is None
+    assert net.ping_from_peer(family, net.peer[family])
+
+
+def test_a_partition_ends_with_its_lease_and_no_process(
+    host: Host, net: Any, wait_for: Callable[..., None]
+) -> None:
+    leased, chain = cut_off(4, net.peer[4])
+    ops(leased).apply(host, leased, now_us() + 1_200_000)
+    ops(chain).apply(host, chain, now_us() + 1_200_000)
+    host.close()
+    assert not net.ping_from_peer(4, net.peer[4])
+    wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 1.5)
+
+
+@BOTH
+def test_protected_traffic_returns_before_any_match(host: Host, net: Any, family: Family) -> None:
+    apply(host, *cut_off(family, net.peer[family], Rule("RETURN", source=net.peer[family])))
+    assert net.ping_from_peer(family, net.peer[family])
+
+
+@BOTH
+def test_every_rule_means_what_it_says(host: Host, sh: Callable[..., str], family: Family) -> None:
+    six = family == 6
+    name = f"chs-t-{family}"
+    net = "fd00::/8" if six else "10.0.0.0/8"
+    mark = "-j MARK --set-xmark 0x3000000/0xf000000"
+    rules = (
+        Rule("RETURN", protocol="udp", source_ports=("67", "68")),
+        Rule("RETURN", protocol="tcp", source_ports=("1:3",), destination_ports=("22", "90:99")),
+        Rule("RETURN", source=net),
+        Rule("RETURN", destination=net),
+        Rule(
+            "MARK", out_device="v0", match_set=name, set_side="dst", mark=0x3000000, mask=0xF000000
+        ),
+        Rule("DROP", in_device="v0", match_set=name, set_side="src", probability=250_000),
+        *([Rule("RETURN", protocol="icmpv6", icmpv6_type="135")] if six else []),
+    )
+    reject = Chain("CHAOS-t-no", family, "filter", "OUTPUT", (
+        Rule("REJECT", protocol="tcp", reject_with="tcp-reset"), Rule("REJECT"),
+    ))  # fmt: skip
+    chain = Chain("CHAOS-t-out", family, "mangle", "POSTROUTING", rules)
+    apply(host, LeasedSet(name, family, (net,)), chain, reject)
+    wanted = [
+        "-A POSTROUTING -j CHAOS-t-out",
+        "-A CHAOS-t-out -p udp -m multiport --sports 67,68 -j RETURN",
+        "-A CHAOS-t-out -p tcp -m multiport --sports 1:3 -m multiport --dports 22,90:99 -j RETURN",
+        f"-A CHAOS-t-out -s {net} -j RETURN",
+        f"-A CHAOS-t-out -d {net} -j RETURN",
+        f"-A CHAOS-t-out -o v0 -m set --match-set {name} dst {mark}",
+        f"-A CHAOS-t-out -i v0 -m set --match-set {name} src"
+        " -m statistic --mode random --probability 0.25000000000 -j DROP",
+        *(["-A CHAOS-t-out -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j RETURN"] if six else []),
+    ]
+    port_unreachable = "icmp6-port-unreachable" if six else "icmp-port-unreachable"
+    rejects = [
+        "-A OUTPUT -j CHAOS-t-no",
+        "-A CHAOS-t-no -p tcp -j REJECT --reject-with tcp-reset",
+        f"-A CHAOS-t-no -j REJECT --reject-with {port_unreachable}",
+    ]
+    for table, lines in (("mangle", wanted), ("filter", rejects)):
+        found = sh(SAVE[family], "-t", table).splitlines()
+        assert [line for line in found if line.startswith("-A")] == lines
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("-D CHAOS-t-in 1", "has 1 rules, not 2"),
+        ("-A CHAOS-t-in -j ACCEPT", "has 3 rules, not 2"),
+        ("-R CHAOS-t-in 1 -s 10.9.0.4 -j RETURN", "rule 1 of CHAOS-t-in is -s 10.9.0.4/32"),
+        ("-R CHAOS-t-in 2 -m set --match-set chs-t-4 dst -j DROP", "rule 2 of CHAOS-t-in"),
+        ("-D INPUT -j CHAOS-t-in", "0 jumps"),
+        ("-I INPUT -j CHAOS-t-in", "2 jumps"),
+        ("-I INPUT -s 10.9.0.2 -j ACCEPT", "a foreign rule stands above"),
+    ],
+)
+def test_verify_names_what_differs(
+    host: Host, net: Any, sh: Callable[..., str], harm: str, says: str
+) -> None:
+    effects = cut_off(4, net.peer[4], Rule("RETURN", source="10.9.0.5"))
+    apply(host, *effects)
+    sh("iptables-legacy", "-t", "mangle", *harm.split())
+    assert says in (ops(effects[1]).verify(host, effects[1]) or "")
+
+
+@BOTH
+@pytest.mark.parametrize("stands", ["chain", "chain with rules", "chain with a jump too many"])
+def test_a_half_applied_chain_can_be_reverted_and_applied(
+    host: Host, net: Any, sh: Callable[..., str], family: Family, stands: str
+) -> None:
+    leased, chain = cut_off(family, net.peer[family])
+    mangle = (TOOL[family], "-t", "mangle")
+
+    def half() -> None:
+        sh(*mangle, "-N", chain.name)
+        if stands != "chain":
+            sh(*mangle, "-A", chain.name, "-j", "RETURN")
+        if stands.endswith("many"):
+            for _ in range(2):
+                sh(*mangle, "-I", "INPUT", "-j", chain.name)
+
+    half()
+    assert ops(chain).verify(host, chain) is not None
+    ops(chain).revert(host, chain)
+    assert ops(chain).absent(host, chain) is None
+    half()
+    apply(host, leased, chain)
+
+
+def test_the_users_rules_are_untouched_throughout(host: Host, net: Any, users: Any) -> None:
+    before = users.listing()
+    effects = [effect for family in (4, 6) for effect in cut_off(family, net.peer[family])]
+    apply(host, *effects)
+    ours = ("CHAOS-", "chs-")
+    during = [line for line in users.listing().splitlines() if not any(o in line for o in ours)]
+    assert "\n".join(during) == before
+    for effect in reversed(effects):
+        ops(effect).revert(host, effect)
+    assert users.listing() == before
+
+
+def test_a_table_that_changes_meanwhile_is_read_again(
+    host: Host, net: Any, sh: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Someone who ignores the lock adds a rule between our read and our commit."""
+    build, intrusions = xtables.build_jump, iter([True, True, False])
+
+    def intruded(table: Any, family: Family, chain: str) -> Any:
+        if next(intrusions, False):
+            monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+            sh("iptables-legacy", "-t", "mangle", "-A", "OUTPUT", "-j", "ACCEPT")
+        return build(table, family, chain)
+
+    leased, chain = cut_off(4, net.peer[4])
+    ops(leased).apply(host, leased, now_us() + LATER)
+    monkeypatch.setattr(xtables, "build_jump", intruded)
+    ops(chain).apply(host, chain, now_us() + LATER)
+    assert next(intrusions, None) is None
+    assert ops(chain).verify(host, chain) is None
+    assert sh("iptables-legacy-save").count("-A OUTPUT -j ACCEPT") == 2
+
+
+def test_a_held_lock_is_reported_within_the_revert_budget(host: Host, net: Any) -> None:
+    leased, chain = cut_off(4, net.peer[4])
+    apply(host, leased)
+    started = time.monotonic()
+    with Path("/run/xtables.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(NotInForce, match=r"xtables\.lock is held"):
+            ops(chain).apply(host, chain, now_us() + LATER)
+    assert time.monotonic() - started < 1.3
+    apply(host, chain)
+
+
+def test_a_rule_on_a_set_that_is_missing_is_refused_whole(host: Host) -> None:
+    _, chain = cut_off(4, "10.9.0.2", Rule("RETURN"))
+    with pytest.raises(Unsupported, match="mangle"):
+        ops(chain).apply(host, chain, now_us() + LATER)
+    assert ops(chain).absent(host, chain) is None
+
+
+def test_no_table_is_opened_that_is_not_needed(host: Host, net: Any) -> None:
+    """Opening one loads its module: a nat table switches connection tracking on."""
+    leased, chain = cut_off(4, net.peer[4])
+    ops(chain).revert(host, chain)
+    assert ops(chain).absent(host, chain) is None
+    assert host.xtables.tables(4) == []
+    apply(host, leased, chain)
+    assert host.xtables.tables(4) == ["mangle"]
+
+
+def test_loading_the_library_runs_no_compiler() -> None:
+    """As it comes, python-iptables runs ldconfig, gcc and ld to find its libraries."""
+    program = (
+        "import sys; ran = []; sys.addaudithook(lambda event, args: event == 'subprocess.Popen'"
+        " and ran.append(args[0])); from chaos_agent.linux.xtrules import iptc; iptc();"
+        " print([name for name in ran if 'modprobe' not in str(name)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_reading_does_not_leak(host: Host, net: Any) -> None:
+    leased, chain = cut_off(4, net.peer[4], *[Rule("RETURN", source="10.9.0.9")] * 50)
+    apply(host, leased, chain)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    ops(chain).verify(host, chain)
+    before = resident()
+    for _ in range(200):
+        assert ops(chain).verify(host, chain) is None
+    assert resident() - before < 2 * 2**20

@@ -1,0 +1,113 @@
+"""What carries our tag is found and removed without a journal, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chaos_agent.effects import ops, sweep
+from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.host import Host
+from chaos_core.effects import Chain, Effect, Family, Holder, LeasedSet, Netem, Pipe, Rule
+
+LATER = 60 * 1_000_000
+FAMILIES: tuple[Family, ...] = (4, 6)
+
+
+def rules(peers: dict[Family, str]) -> list[Effect]:
+    """Sets and chains of both families in both tables, as two faults would leave them."""
+    effects: list[Effect] = []
+    for family in FAMILIES:
+        name = f"chs-a1-{family}"
+        effects.append(LeasedSet(name, family, (peers[family],)))
+        mark = Rule("MARK", match_set=name, set_side="dst", mark=0x1000000, mask=0xF000000)
+        effects.append(Chain("CHAOS-a1-out", family, "mangle", "POSTROUTING", (mark,)))
+        effects.append(Chain("CHAOS-b2-out", family, "filter", "OUTPUT", (Rule("RETURN"),)))
+    return effects
+
+
+def apply(host: Host, effects: list[Effect]) -> None:
+    for effect in effects:
+        ops(effect).apply(host, effect, now_us() + LATER)
+
+
+def test_everything_of_ours_goes_and_nothing_of_the_users(
+    host: Host, net: Any, users: Any, sh: Callable[..., str]
+) -> None:
+    before = users.listing()
+    apply(host, [*rules(net.peer), Holder("chs-a1", "burn", cpu_quota=5_000)])
+    sh("ip", "link", "add", "chs-a1-0", "type", "ifb")
+    found = [str(item) for item in sweep.find(host)]
+    for name in ("chain CHAOS-a1-out in mangle (IPv6)", "chain CHAOS-b2-out in filter (IPv4)",
+                 "set chs-a1-6", "link chs-a1-0", "cgroup chs-a1"):  # fmt: skip
+        assert name in found
+    with Host() as afresh:
+        began = time.monotonic()
+        assert sweep.remove(afresh) == []
+        assert time.monotonic() - began < 1
+        assert sweep.find(afresh) == []
+        assert sweep.remove(afresh) == []
+    assert users.listing() == before
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("own_clsact", [False, True])
+def test_whole_faults_go_with_the_clsact_that_was_ours(
+    host: Host, net: Any, users: Any, own_clsact: bool
+) -> None:
+    if own_clsact:
+        users.add_clsact()
+    before = users.listing()
+    pipes: list[Effect] = [
+        Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000)),
+        Pipe("v0", "chs-b2-0", 0x2000000, 0xF000000, 2, None),
+    ]
+    apply(host, [*pipes, *rules(net.peer)])
+    with Host() as afresh:
+        assert sweep.remove(afresh) == []
+        assert sweep.find(afresh) == []
+    assert users.listing() == before
+
+
+@pytest.mark.guest
+def test_a_filter_whose_ifb_was_deleted_is_still_known_as_ours(
+    host: Host, net: Any, sh: Callable[..., str]
+) -> None:
+    """It would swallow every packet with our mark."""
+    pipe = Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000))
+    apply(host, [pipe, *rules(net.peer)])
+    sh("ip", "link", "del", "chs-a1-0")
+    assert net.ping(net.peer[4]) == []
+    assert sweep.remove(host) == []
+    assert len(net.ping(net.peer[4])) == 2
+    assert sh("tc", "filter", "show", "dev", "v0", "egress") == ""
+
+
+@pytest.mark.guest
+def test_a_fw_filter_of_the_users_is_left_alone(host: Host, sh: Callable[..., str]) -> None:
+    sh("ip", "link", "add", "mine0", "type", "ifb")
+    sh("tc", "qdisc", "add", "dev", "v0", "clsact")
+    match = "filter add dev v0 egress pref 3 handle 0x1000000/0xf000000 fw"
+    action = " action mirred egress redirect dev mine0"
+    sh("tc", *f"{match}{action}".split())
+    before = sh("tc", "filter", "show", "dev", "v0", "egress")
+    pipe = Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000))
+    apply(host, [pipe])
+    assert sweep.remove(host) == []
+    ops(pipe).revert(host, Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 3, None))
+    assert sh("tc", "filter", "show", "dev", "v0", "egress") == before
+
+
+def test_one_thing_that_resists_does_not_keep_the_rest(
+    host: Host, net: Any, sh: Callable[..., str]
+) -> None:
+    apply(host, rules(net.peer))
+    sh("iptables-legacy", "-t", "mangle", "-A", "INPUT", "-m", "set", "--match-set", "chs-a1-4",
+       "src", "-j", "ACCEPT")  # fmt: skip
+    problems = sweep.remove(host)
+    assert len(problems) == 1
+    assert problems[0].startswith("set chs-a1-4: ")
+    assert [str(item) for item in sweep.find(host)] == ["set chs-a1-4"]
