@@ -227,4 +227,3 @@ class Keeper:
             self._link.close()
             self._link = None
             self.log.info("link gone", why=why)
-

@@ -168,7 +168,7 @@ def _cgroups(host: Host) -> list[str]:
 
 def _files() -> Iterator[str]:
     if RUN_DIRECTORY.is_dir():
-        yield from (str(path) for path in RUN_DIRECTORY.rglob("*"))
+        yield from (str(path) for path in RUN_DIRECTORY.rglob(f"{LINK_PREFIX}*"))
 
 
 def _plain(message: Any) -> str:

@@ -16,7 +16,7 @@ from chaos_agent.journal import StateFile
 from chaos_core import envelope
 from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import parse
-from chaos_core.lease import End, LeaseTable
+from chaos_core.lease import KERNEL_GRAIN, End, LeaseTable
 from chaos_core.log import Log
 from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Revert
 from chaos_core.units import Duration
@@ -85,7 +85,7 @@ class Supervisor:
         try:
             self.engine.renew(fault, hold_until)
         except (NotInForce, OSError) as error:
-            self._end(fault, "disturbed", now, str(error))
+            self._end(fault, self._why_gone(fault, now), now, str(error))
 
     def _apply(self, request: Apply, now: int) -> None:
         if self.quarantine:
@@ -170,13 +170,19 @@ class Supervisor:
         try:
             self.engine.check(standing)
         except (ChaosError, OSError) as error:
-            self._end(standing.id, "disturbed", now, str(error))
+            self._end(standing.id, self._why_gone(standing.id, now), now, str(error))
             return
         if was != standing.state:
             self.changed = True
             self.log.info("in force", run=standing.run, fault=standing.id)
         elif standing.state == "applying" and now > standing.started_at + _SETTLE_BUDGET:
             self._end(standing.id, "not_in_force", now, standing.pending)
+
+    def _why_gone(self, fault: str, now: int) -> str:
+        """An effect went away: by its lease, which kernels end up to a grain early, or by whom?"""
+        lease = self.leases.leases.get(fault)
+        lapsed = lease is None or now + KERNEL_GRAIN >= lease.granted_until
+        return "lease" if lapsed else "disturbed"
 
     def end_all(self, reason: str, now: int) -> None:
         """Revert everything, as on shutdown."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from chaos_core.errors import ChaosError
 from chaos_lab.drill import limits, network, residue, resources, safety
@@ -61,6 +62,9 @@ def _play(drill: Drill, steps: tuple[Callable[[Drill], None], ...]) -> None:
         try:
             step(drill)
         except ChaosError as error:
-            drill.check(step.__name__, "", "to be carried out", str(error), "", False)
-            drill.abort()
-            drill.resume()
+            what = str(error).splitlines()[0]
+            drill.check(step.__name__, "", "to be carried out", what, "", False)
+            with suppress(ChaosError):  # the checks that follow will say what is wrong
+                drill.fleet.heal()
+                drill.abort()
+                drill.resume()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 
 from chaos_lab.drill.context import Drill
@@ -20,7 +19,7 @@ def latency(drill: Drill) -> None:
             other = pings.median(2)
         return {
             "a peer not chosen": other,
-            "SSH from the chosen peer": connect_ms(fleet, "n2", n1, 22, banner=True),
+            "SSH port, from the chosen peer": connect_ms(fleet, "n2", n1, 22),
             "the agent's channel": connect_ms(fleet, "n1", controller, MAIN_PORT),
         }
 
@@ -77,12 +76,11 @@ def duration(drill: Drill) -> None:
         time.sleep(max(0, asked + 9 - time.monotonic()))
         gone = pings.clean_after(asked, delayed(25), timeout=20)
         code = run.wait()
-    rtts = [reply.rtt for reply in pings.replies if reply.rtt is not None]
     drill.check(
         "duration.ends",
         "P2",
         "a 10 s fault is gone at 10–11 s",
         gone,
         "s",
-        9.95 <= gone <= 11 and code == 0 and statistics.median(rtts[-20:]) < 25,
+        9.95 <= gone <= 11 and code == 0,
     )
