@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from chaos_agent.effects import ops
-from chaos_agent.linux import xtables
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.xtrules import build_jump
 from chaos_core.effects import Chain, Effect, Family, LeasedSet, Rule
 from chaos_core.errors import NotInForce, Unsupported
 
@@ -176,17 +176,17 @@ def test_a_table_that_changes_meanwhile_is_read_again(
     host: Host, net: Any, sh: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Someone who ignores the lock adds a rule between our read and our commit."""
-    build, intrusions = xtables.build_jump, iter([True, True, False])
+    intrusions = iter([True, True, False])
 
     def intruded(table: Any, family: Family, chain: str) -> Any:
         if next(intrusions, False):
             monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
             sh("iptables-legacy", "-t", "mangle", "-A", "OUTPUT", "-j", "ACCEPT")
-        return build(table, family, chain)
+        return build_jump(table, family, chain)
 
     leased, chain = cut_off(4, net.peer[4])
     ops(leased).apply(host, leased, now_us() + LATER)
-    monkeypatch.setattr(xtables, "build_jump", intruded)
+    monkeypatch.setattr("chaos_agent.linux.xtables.build_jump", intruded)
     ops(chain).apply(host, chain, now_us() + LATER)
     assert next(intrusions, None) is None
     assert ops(chain).verify(host, chain) is None

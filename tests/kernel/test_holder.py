@@ -24,6 +24,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 SECOND = 1_000_000
 MIB = 2**20
+LAG = 1.5  # a killed process needs some of its cgroup's CPU quota to end
 Wait = Callable[..., None]
 BURN = Holder("chs-cpu", "burn", workers=1, cpu_quota=15_000)
 HOLD = Holder("chs-mem", "hold", memory=38 * MIB, memory_max=43 * MIB)
@@ -101,7 +102,7 @@ def test_a_stopped_holder_dies_with_its_lease(host: Host, wait_for: Wait, effect
         os.kill(pid, signal.SIGSTOP)
     wait_for(lambda: "stopped" in (ops(effect).verify(host, effect) or ""), 1)
     wait_for(lambda: not any(map(alive, pids)), 3)
-    assert time.monotonic() == pytest.approx(ends, abs=0.3)
+    assert -0.1 < time.monotonic() - ends < LAG
     with pytest.raises(NotInForce):
         ops(effect).renew(host, effect, now_us() + 30 * SECOND)
     ops(effect).revert(host, effect)
@@ -114,7 +115,7 @@ def test_renewals_keep_it_alive_but_never_beyond_the_deadline(host: Host, wait_f
     while alive(pid) and time.monotonic() < ends + 2:
         host.children.renew(BURN.name, now_us() + 60 * SECOND)
         time.sleep(0.02)
-    assert time.monotonic() == pytest.approx(ends, abs=0.3)
+    assert -0.1 < time.monotonic() - ends < LAG
 
 
 def test_a_lease_that_is_over_starts_nothing(host: Host) -> None:
@@ -126,7 +127,7 @@ def test_a_lease_that_is_over_starts_nothing(host: Host) -> None:
 def test_an_expiry_in_the_past_kills_at_once(host: Host, wait_for: Wait) -> None:
     pids = [start(host, BURN, wait_for), *host.cgroups.pids(BURN.name)]
     ops(BURN).renew(host, BURN, 0)
-    wait_for(lambda: not any(map(alive, pids)), 0.5)
+    wait_for(lambda: not any(map(alive, pids)), LAG)
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen", "closes"])
@@ -155,7 +156,7 @@ def test_holders_do_not_outlive_their_keeper(host: Host, wait_for: Wait, how: st
                 keeper.stdin.close()
             else:
                 keeper.send_signal(signal.SIGSTOP if how == "frozen" else signal.SIGKILL)
-            limit = 5 if how == "frozen" else 1
+            limit = 5 if how == "frozen" else LAG
             wait_for(lambda: not any(host.cgroups.pids(name) for name in names), limit)
         finally:
             keeper.kill()

@@ -6,8 +6,8 @@ thread: PR_SET_PDEATHSIG follows the spawning thread, not the process.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,8 +16,10 @@ from pathlib import Path
 
 from chaos_agent import holder
 from chaos_core.effects import LINK_PREFIX
+from chaos_core.errors import ChaosError
 
 PROGRAM = str(Path(holder.__file__))
+_KILL_WAIT_MS = 1_000
 
 
 class Children:
@@ -101,9 +103,27 @@ def find() -> dict[int, str]:
 
 
 def kill(pid: int) -> None:
-    """Kill a process just found; one that has ended meanwhile is fine."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    """Kill a process just found, and see it gone; one that has ended meanwhile is fine.
+
+    Raises ChaosError when it has not ended a second later.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        if not waiting.poll(_KILL_WAIT_MS):
+            raise ChaosError(
+                f"holder process {pid} does not die",
+                hint="it hangs in the kernel (state D); a reboot ends it",
+            )
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def anonymous(pid: int) -> int:
