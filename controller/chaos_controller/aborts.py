@@ -150,6 +150,6 @@ class Aborts:
         if session is not None and session.heard_at > abort.at:
             return bound
         lapsed = max(self._runs.lapsed_at(node), abort.at)
-        if session is not None:
+        if session is not None and node not in abort.carried:
             lapsed = max(lapsed, abort.at + _ANSWER)
         return min(lapsed, bound)

@@ -23,7 +23,6 @@ from chaos_core.errors import (
     Refused,
     Unsupported,
 )
-from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.messages import MAX_PARAMS
 from chaos_core.units import Duration
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -158,7 +157,8 @@ def _reachable(node: str, fleet: Fleet, authority: Authority, now: int) -> NodeS
             hint="look at the differences there: chaos-agent recover",
         )
     age = now - session.heard_at
-    if session.heartbeat is None or age > authority.ttl - int(HEARTBEAT_INTERVAL):
+    # The lease runs from that heartbeat: enough of it must be left to apply and renew.
+    if session.heartbeat is None or age > authority.ttl * 2 // 3:
         raise NodeUnreachable("connected, but silent", where=node, hint="try again in a moment")
     return session
 

@@ -28,7 +28,8 @@ from chaos_proto import address, files, pki
 from chaos_proto.channel import SERVER_OPTIONS
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
-_GRACE_S: Final = 0.5
+# Long enough for reverts to be written; those who watch must not delay a restart.
+_GRACE_S: Final = 0.2
 _FLUSH_S: Final = 1.0
 # For the main port, and for enrolment.
 _Credentials = tuple[grpc.ServerCredentials, grpc.ServerCredentials]

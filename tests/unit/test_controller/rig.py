@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from chaos_controller.config import Config
 from chaos_controller.server import Controller
 from chaos_core import envelope
 from chaos_core.faults import kinds
-from chaos_core.lease import LeaseTable
+from chaos_core.lease import End, LeaseTable
 from chaos_core.log import Log
 from chaos_core.units import Duration
 from chaos_proto import channel, pki
@@ -30,7 +31,7 @@ from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
-TTL = Duration.parse("1200ms")
+TTL = Duration.parse("1050ms")
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 3.0) -> None:
@@ -43,8 +44,11 @@ async def until(condition: Callable[[], Any], timeout_s: float = 3.0) -> None:
 class Rig:
     """One controller, its PKI, and everybody who dials it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, database: Path | None = None) -> None:
+        """``database`` is a migrated one to start from."""
         self.directory = directory
+        if database is not None:
+            shutil.copy(database, directory / "controller.db")
         self.made = pki.init(directory / "pki", names=["127.0.0.1"])
         self.ca = pki.CA.load(self.made.directory)
         self.controller: Controller
@@ -136,12 +140,12 @@ class Client:
 
 
 def injection(*nodes: str, **changes: Any) -> pb.InjectRequest:
-    """50 ms of latency for 300 ms, unless told otherwise."""
+    """50 ms of latency for 150 ms, unless told otherwise."""
     values: dict[str, Any] = {
         "kind": "network.latency",
         "params": json.dumps({"peers": ["10.0.0.9"], "delay": "50ms"}),
         "nodes": nodes,
-        "duration_us": 300_000,
+        "duration_us": 150_000,
     }
     return pb.InjectRequest(**{**values, **changes})
 
@@ -246,9 +250,11 @@ class Agent:
             case "grant":
                 grant = message.grant
                 self.grants.append(grant)
-                self.table.grant(
+                for step in self.table.grant(
                     clock.now(), epoch=grant.epoch, seq=grant.seq, ttl=grant.ttl_us, runs=grant.runs
-                )
+                ):
+                    if isinstance(step, End):
+                        self._end(step.fault, step.reason)
             case "apply":
                 self._apply(message.apply)
             case "revert":

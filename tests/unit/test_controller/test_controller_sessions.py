@@ -136,7 +136,7 @@ async def test_each_heartbeat_is_answered_with_its_own_number(rig: Rig) -> None:
     await until(lambda: len(agent.grants) >= 3)
     assert [grant.seq for grant in agent.grants[:3]] == agent.sent[:3]
     assert {grant.epoch for grant in agent.grants} == {rig.controller.authority.epoch}
-    assert {grant.ttl_us for grant in agent.grants} == {1_200_000}
+    assert {grant.ttl_us for grant in agent.grants} == {1_050_000}
 
 
 async def test_a_newer_session_of_a_node_takes_the_place_of_the_older(rig: Rig) -> None:
