@@ -18,9 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import ipaddress
 import os
-import re
 import ssl
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -28,14 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chaos_core.errors import InvalidInput
+from chaos_proto import _x509 as x
 from chaos_proto import files
 from chaos_proto.identity import Identity
 
 if TYPE_CHECKING:
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 __all__ = [
     "CA",
@@ -51,15 +48,12 @@ __all__ = [
 
 LEAF_VALIDITY: Final = dt.timedelta(days=90)
 CA_VALIDITY: Final = dt.timedelta(days=3650)
-# A node whose clock is a little behind must accept a certificate that was made just now.
-CLOCK_SKEW: Final = dt.timedelta(minutes=5)
 # Who may read the controller's keys beside root, where that group exists.
 GROUP: Final = "chaos"
 
 CA_CERT, CA_KEY = "ca.pem", "ca.key"
 CONTROLLER_CERT, CONTROLLER_KEY = "controller.pem", "controller.key"
 CERT, KEY = "cert.pem", "key.pem"
-_DNS_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +79,13 @@ class CA:
         from cryptography.hazmat.primitives.asymmetric import ec
 
         key = ec.generate_private_key(ec.SECP256R1())
-        name = _name("chaos CA")
+        name = x.name("chaos CA")
         builder = (
-            _builder(name, name, key.public_key(), key.public_key(), CA_VALIDITY)
+            x.builder(name, name, key.public_key(), key.public_key(), CA_VALIDITY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage("key_cert_sign", "crl_sign"), critical=True)
+            .add_extension(x.usage("key_cert_sign", "crl_sign"), critical=True)
         )
-        return cls(_sign(builder, key), key)
+        return cls(x.sign(builder, key), key)
 
     @classmethod
     def load(cls, directory: Path) -> CA:
@@ -114,7 +108,7 @@ class CA:
 
     @property
     def pem(self) -> bytes:
-        return _pem(self.certificate)
+        return x.pem(self.certificate)
 
     @property
     def hash(self) -> str:
@@ -126,18 +120,18 @@ class CA:
         Raises InvalidInput unless the request is signed by its own key, which is
         P-256 or RSA of at least 2048 bits.
         """
-        return _pem(self._issue(_public_key_of(csr_pem), identity, ()))
+        return x.pem(self._issue(x.public_key_of(csr_pem), identity, ()))
 
     def controller(self, names: Collection[str]) -> tuple[bytes, bytes]:
         """Key and certificate, PEM, of a controller that is reached under ``names``."""
         from cryptography.hazmat.primitives.asymmetric import ec
 
         key = ec.generate_private_key(ec.SECP256R1())
-        return _key_pem(key), _pem(self._issue(key.public_key(), Identity("controller"), names))
+        return x.key_pem(key), x.pem(self._issue(key.public_key(), Identity("controller"), names))
 
     def _issue(
         self,
-        public_key: PublicKey,
+        public_key: x.PublicKey,
         identity: Identity,
         names: Collection[str],
     ) -> x509.Certificate:
@@ -146,16 +140,16 @@ class CA:
 
         serves = identity.role == "controller"
         uses = [Eku.CLIENT_AUTH, *([Eku.SERVER_AUTH] if serves else [])]
-        alternatives = [x509.UniformResourceIdentifier(identity.uri), *map(_general_name, names)]
-        subject, issuer = _name(str(identity)), self.certificate.subject
+        alternatives = [x509.UniformResourceIdentifier(identity.uri), *map(x.general_name, names)]
+        subject, issuer = x.name(str(identity)), self.certificate.subject
         builder = (
-            _builder(subject, issuer, public_key, self.key.public_key(), LEAF_VALIDITY)
+            x.builder(subject, issuer, public_key, self.key.public_key(), LEAF_VALIDITY)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage("digital_signature"), critical=True)
+            .add_extension(x.usage("digital_signature"), critical=True)
             .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         )
-        return _sign(builder, self.key)
+        return x.sign(builder, self.key)
 
 
 def init(directory: Path, *, names: Collection[str], operator: str = "admin") -> Initialised:
@@ -201,14 +195,14 @@ def new_key_and_csr(identity: Identity | None = None) -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = _name(str(identity or "enrolment"))
+    subject = x.name(str(identity or "enrolment"))
     request = x509.CertificateSigningRequestBuilder(subject).sign(key, hashes.SHA256())
-    return _key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+    return x.key_pem(key), request.public_bytes(serialization.Encoding.PEM)
 
 
 def check_request(csr_pem: bytes) -> None:
     """Raise InvalidInput unless ``sign_request`` would sign this."""
-    _public_key_of(csr_pem)
+    x.public_key_of(csr_pem)
 
 
 def ca_hash(pem: bytes | str) -> str:
@@ -285,7 +279,7 @@ def make_directory(path: Path, gid: int = -1) -> None:
 
 def ca_key_pem(ca: CA) -> bytes:
     """The CA's private key, PEM, unencrypted: for ``ca.key`` alone."""
-    return _key_pem(ca.key)
+    return x.key_pem(ca.key)
 
 
 # ── certificates ──────────────────────────────────────────────────────────────────────────
@@ -311,102 +305,3 @@ def _group() -> int:
         return grp.getgrnam(GROUP).gr_gid
     except KeyError:
         return -1
-
-
-def _public_key_of(csr_pem: bytes) -> PublicKey:
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-    try:
-        request = x509.load_pem_x509_csr(csr_pem)
-        key, signed = request.public_key(), request.is_signature_valid
-    except (ValueError, UnsupportedAlgorithm):
-        raise InvalidInput("not a certificate request in PEM") from None
-    if not signed:
-        raise InvalidInput("the certificate request is not signed by its own key")
-    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
-        return key
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048:
-        return key
-    raise InvalidInput("the key is too weak or unusual", hint="P-256, or RSA with 2048 bits")
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    from cryptography import x509
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        pass
-    if not _DNS_NAME.match(name):
-        raise InvalidInput(f"{name!r} is neither a DNS name nor an IP address")
-    return x509.DNSName(name)
-
-
-def _name(common: str) -> x509.Name:
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    public_key: PublicKey,
-    issuer_key: ec.EllipticCurvePublicKey,
-    validity: dt.timedelta,
-) -> x509.CertificateBuilder:
-    from cryptography import x509
-
-    now = dt.datetime.now(dt.UTC)
-    return (
-        x509.CertificateBuilder(issuer, subject, public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + validity)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False
-        )
-    )
-
-
-def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    from cryptography.hazmat.primitives import hashes
-
-    return builder.sign(key, hashes.SHA256())
-
-
-def _usage(*allowed: str) -> x509.KeyUsage:
-    from cryptography import x509
-
-    every = (
-        "digital_signature",
-        "content_commitment",
-        "key_encipherment",
-        "data_encipherment",
-        "key_agreement",
-        "key_cert_sign",
-        "crl_sign",
-        "encipher_only",
-        "decipher_only",
-    )
-    return x509.KeyUsage(**{use: use in allowed for use in every})
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -18,10 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from chaos_controller.clock import rfc3339
 from chaos_controller.store import audit as chain
 from chaos_controller.store import schema as s
-from chaos_core.errors import ChaosError, InvalidInput, NotPermitted
+from chaos_controller.store.engine import durable, failing_clearly, first_line, migrate
+from chaos_core.errors import InvalidInput, NotPermitted
 from chaos_core.run import Verdict
-
-_BUSY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +65,17 @@ class Store:
         try:
             engine = create_async_engine(url)
         except (SQLAlchemyError, ImportError) as error:
-            raise InvalidInput(f"{_first_line(error)}", where="database") from None
+            raise InvalidInput(f"{first_line(error)}", where="database") from None
         if engine.dialect.name == "sqlite":
-            sa.event.listen(engine.sync_engine, "connect", _durable)
+            sa.event.listen(engine.sync_engine, "connect", durable)
         store = cls(engine)
         try:
             async with engine.begin() as db:
-                await db.run_sync(_migrate)
+                await db.run_sync(migrate)
         except (SQLAlchemyError, OSError) as error:
             await engine.dispose()
             raise InvalidInput(
-                f"cannot use it: {_first_line(error)}",
+                f"cannot use it: {first_line(error)}",
                 where=f"database {engine.url.render_as_string()}",
                 hint="does its directory exist, and may this user write there?",
             ) from None
@@ -279,30 +276,19 @@ class Store:
     async def _write(self) -> AsyncIterator[AsyncConnection]:
         """One write transaction at a time; rolled back when the block raises."""
         async with self._writing:
-            with _failing_clearly():
+            with failing_clearly():
                 async with self._engine.begin() as db:
                     yield db
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
-        with _failing_clearly():
+        with failing_clearly():
             async with self._engine.connect() as db:
                 yield db
 
     async def _rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         async with self._read() as db:
             return list((await db.execute(query)).mappings())
-
-
-@contextmanager
-def _failing_clearly() -> Iterator[None]:
-    """Turn what the database raises into an error of ours."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise ChaosError(
-            f"the store failed: {_first_line(error)}", hint="is the controller's disk full?"
-        ) from error
 
 
 async def _latch(db: AsyncConnection) -> LatchRow | None:
@@ -338,40 +324,3 @@ async def _close_interrupted(db: AsyncConnection, run: str, reason: str) -> None
 
 def _no_token(why: str) -> NotPermitted:
     return NotPermitted(f"this token {why}", hint="ask for a new one: chaosctl pki token")
-
-
-def _first_line(error: BaseException) -> str:
-    origin = getattr(error, "orig", None) or error
-    return str(origin).splitlines()[0] if str(origin) else type(error).__name__
-
-
-def _durable(connection: Any, _record: object) -> None:
-    """SQLite: survive a power cut, wait for a reader rather than fail."""
-    cursor: sqlite3.Cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000}")
-    cursor.close()
-
-
-def _migrate(connection: sa.Connection) -> None:
-    """Bring the tables to HEAD. Alembic is imported only when there is something to do."""
-    if sa.inspect(connection).has_table("alembic_version"):
-        version = sa.text("SELECT version_num FROM alembic_version")
-        if connection.execute(version).scalar() == s.HEAD:
-            return
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise InvalidInput(
-            f"its tables are of another version: {error}",
-            where="database",
-            hint="is this chaos-controller older than the one that wrote it?",
-        ) from None
