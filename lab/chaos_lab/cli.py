@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chaos_core.errors import Exit
+
 if TYPE_CHECKING:
+    from chaos_lab.drill.context import Check
+    from chaos_lab.drill.report import Report
     from chaos_lab.fleet import Fleet
 
 app = typer.Typer(
@@ -100,6 +104,58 @@ def ssh(node: NodeArgument) -> None:
     from chaos_lab.remote import interactive
 
     raise typer.Exit(interactive(Fleet().shell_command(node, ["bash", "-l"], "-t")))
+
+
+@app.command()
+def drill(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the fleet up afterwards.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Install the system on a fleet of its own and measure every promise from outside.
+
+    Writes drill.json, drill.md and the VMs' logs to the lab's directory. Ends with 0
+    only if every check held.
+    """
+    from chaos_lab import drill as drills
+    from chaos_lab.fleet import Fleet
+    from chaos_lab.layout import LabDir
+
+    lab = LabDir.find()
+    with progress("drilling") as say:
+        fleet = Fleet(lab.beside("drill"), say=say)
+        fleet.down()
+        try:
+            fleet.up()
+            report = drills.run(fleet, say=say, tell=lambda check: say(f"  {_line(check)}"))
+            report.write(lab.home)
+        finally:
+            if fleet.is_up:
+                drills.keep_logs(fleet, lab.home / "drill" / "logs")
+            if not keep:
+                fleet.down()
+    if output is Output.JSON:
+        typer.echo(report.as_json())
+    else:
+        _show_report(report)
+    raise typer.Exit(Exit.DONE if report.passed else Exit.FAILED)
+
+
+def _line(check: Check) -> str:
+    mark = "[green]held  [/green]" if check.passed else "[red]FAILED[/red]"
+    return f"{mark} {check.id:18} {check.shown}"
+
+
+def _show_report(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "check", "expected", "measured", box=None, padding=(0, 1))
+    for check in report.checks:
+        mark = "[green]✓[/green]" if check.passed else "[red]✗[/red]"
+        table.add_row(mark, check.id, check.expected, check.shown)
+    console = Console()
+    console.print(table)
+    console.print(report.summary)
 
 
 def _show(fleet: Fleet, output: Output) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from chaos_core.errors import ChaosError
 from chaos_lab.drill import limits, network, residue, resources, safety
@@ -68,3 +69,12 @@ def _play(drill: Drill, steps: tuple[Callable[[Drill], None], ...]) -> None:
                 drill.fleet.heal()
                 drill.abort()
                 drill.resume()
+
+
+def keep_logs(fleet: Fleet, directory: Path) -> None:
+    """Write what our units said on each VM to ``directory``, a file a VM."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in fleet.names:
+        with suppress(ChaosError):  # a VM that is down has nothing to say
+            said = fleet.exec(name, ["journalctl", "--no-pager", "-o", "short-monotonic"]).stdout
+            (directory / f"{name}.log").write_text(said)

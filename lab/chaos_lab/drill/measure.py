@@ -109,16 +109,16 @@ class Pings(Stream):
     def clean_after(
         self, since: float, hit: Callable[[Reply], bool], timeout: float = 15.0
     ) -> float:
-        """Seconds from ``since`` to the last ping that was hit; then ten in a row were not.
+        """Seconds from ``since`` to the first of ten pings in a row that were not hit.
 
         Returns ``timeout`` when that did not happen in time.
         """
         while time.monotonic() < since + timeout:
             after = [reply for reply in self.replies if reply.at >= since]
             bad = [number for number, reply in enumerate(after) if hit(reply)]
-            last = bad[-1] if bad else -1
-            if len(after) - last > _SETTLED and after:
-                return after[last].at - since if bad else 0.0
+            first = bad[-1] + 1 if bad else 0
+            if len(after) - first >= _SETTLED:
+                return after[first].at - since
             time.sleep(0.02)
         return timeout
 

@@ -21,6 +21,12 @@ class Report:
     def passed(self) -> bool:
         return bool(self.checks) and all(check.passed for check in self.checks)
 
+    @property
+    def summary(self) -> str:
+        """One line: how many held, and how long it took."""
+        good = sum(check.passed for check in self.checks)
+        return f"{good} of {len(self.checks)} held, in {self.seconds:.0f} s."
+
     def as_json(self) -> str:
         return json.dumps(
             {
@@ -39,14 +45,13 @@ class Report:
             f" {'✓' if check.passed else '✗'} |"
             for check in self.checks
         ]
-        good = sum(check.passed for check in self.checks)
         return "\n".join(
             [
                 "| check | promise | expected | measured | |",
                 "|---|---|---|---|---|",
                 *rows,
                 "",
-                f"{good} of {len(self.checks)} held, in {self.seconds:.0f} s.",
+                self.summary,
                 "",
             ]
         )
