@@ -53,8 +53,6 @@ class AgentLink(rpc.AgentLinkServicer):
         log = self._log.bind(node=session.node)
         self._fleet.join(session)
         log.info("connected", address=session.address, state=session.state)
-        if self._in_abort():
-            session.revert("abort")
         tasks = [
             asyncio.create_task(self._read(session, request_iterator)),
             asyncio.create_task(_write(session, context)),

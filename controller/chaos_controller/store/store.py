@@ -239,8 +239,6 @@ class Store:
             row = (await db.execute(s.tokens.select().where(s.tokens.c.hash == digest))).first()
             if row is None or not hmac.compare_digest(row.hash, digest):
                 raise _no_token("is not known")
-            if row.used:
-                raise _no_token("has been used already")
             now = rfc3339()
             if row.expires <= now:
                 raise _no_token(f"expired at {row.expires}")

@@ -81,6 +81,28 @@ async def test_a_run_goes_on_when_its_client_goes_away(rig: Rig) -> None:
     assert row["verdict"] == "held"
 
 
+async def test_a_run_begun_on_disk_is_begun_in_earnest_though_its_client_has_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its nodes would stay occupied by a run that nobody drives."""
+    agent = await rig.agent("n1")
+    begin, written = rig.controller.store.begin_run, asyncio.Event()
+
+    async def slowly(*arguments: Any) -> None:
+        await begin(*arguments)
+        written.set()
+        await asyncio.sleep(0.2)
+
+    monkeypatch.setattr(rig.controller.store, "begin_run", slowly)
+    async with rig.operator() as ann:
+        call = ann.stub.Inject(injection("n1"))
+        reading = asyncio.ensure_future(call.read())
+        await written.wait()
+        call.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    await until(lambda: agent.applied and not rig.controller.runs.occupied)
+
+
 async def test_watching_all_runs(rig: Rig) -> None:
     await rig.agent("n1")
     async with rig.operator("viewer/bob") as bob, rig.operator() as ann:

@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from chaos_controller.config import Config, load, parse
+from chaos_controller.grants import Authority, renewable
 from chaos_controller.limits import Bucket
 from chaos_controller.server import Controller
 from chaos_controller.store import LatchRow, NewRun, Store
@@ -16,6 +17,7 @@ from chaos_controller.store.schema import HEAD, metadata
 from chaos_core.errors import InvalidInput, Latched
 from chaos_core.log import Log
 from chaos_core.units import Duration
+from chaos_proto.v1 import chaos_pb2 as pb
 
 from .rig import Rig
 
@@ -136,6 +138,22 @@ def test_mistakes_in_the_file_are_named_with_their_line(text: str, message: str)
 def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         load(tmp_path / "controller.toml")
+
+
+def test_who_may_renew() -> None:
+    faults = [
+        pb.FaultStatus(run="r-a", state="in_force"),
+        pb.FaultStatus(run="r-b", state="applying"),
+        pb.FaultStatus(run="r-c", state="ended"),
+        pb.FaultStatus(run="r-d", state="reverting"),
+        pb.FaultStatus(run="r-unknown", state="in_force"),
+    ]
+    holding = {"r-a", "r-b", "r-c", "r-d", "r-elsewhere"}
+    authority = Authority(epoch=1, ttl=3_000_000)
+    assert renewable(authority, faults, holding) == ("r-a", "r-b")
+    assert renewable(authority, faults, set()) == ()
+    authority.latch = LatchRow("operator/a", "x", "now")
+    assert renewable(authority, faults, holding) == ()
 
 
 def test_a_bucket_lets_a_burst_through_and_then_a_rate() -> None:
