@@ -1,0 +1,256 @@
+"""The keeper as a process: what comes through its socket, and what its death leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaos_core.messages import Apply, Grant, Heartbeat, Hello, Message, Revert, from_keeper
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from chaos_agent import config, main
+from chaos_core.envelope import PROFILES
+state, runtime = map(Path, sys.argv[1:])
+node = config.AgentConfig("n1", envelope=PROFILES["lab"], state=state, runtime=runtime)
+config.load = lambda path: node  # the directories are not a matter of the file
+sys.argv = ["chaos-agent", "run"]
+main.run()
+"""
+
+
+class Link:
+    """The other end of the keeper's socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.settimeout(10)
+        self.socket.connect(str(path))
+        hello = from_keeper(self.socket.recv(1 << 20))
+        assert isinstance(hello, Hello)
+        self.hello = hello
+
+    def heartbeat(self) -> Heartbeat:
+        message = from_keeper(self.socket.recv(1 << 20))
+        assert isinstance(message, Heartbeat)
+        return message
+
+    def send(self, message: Message) -> None:
+        self.socket.send(message.model_dump_json().encode())
+
+    def apply(self, fault: str, kind: str, **params: str) -> str:
+        """Ask for a fault; returns its state once it is known."""
+        self.send(
+            Apply(
+                epoch=1,
+                seq=self.heartbeat().seq,
+                ttl_us=3_000_000,
+                run="r-1",
+                fault=fault,
+                kind=kind,
+                params=json.dumps(params),
+                duration_us=60_000_000,
+            )
+        )
+        while True:
+            for status in self.heartbeat().faults:
+                if status.fault == fault and status.state != "applying":
+                    return status.state
+
+    def closed(self) -> bool:
+        """Whether the keeper has hung up, once what it had sent is read."""
+        try:
+            while self.socket.recv(1 << 20):
+                continue
+        except ConnectionResetError:
+            return True
+        return True
+
+
+class Keeper:
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "run" / "keeper.sock"
+        argv = [sys.executable, "-c", _PROGRAM, str(directory / "state"), str(directory / "run")]
+        self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+
+    def end(self) -> str:
+        """Stop it in good order and return its log."""
+        self.process.terminate()
+        _, log = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0, log
+        return log
+
+
+@pytest.fixture
+def keeper(net: Any, tmp_path: Path, wait_for: Callable[..., None]) -> Iterator[Keeper]:  # noqa: ARG001
+    """A real keeper in this test's namespace."""
+    started = Keeper(tmp_path)
+    try:
+        wait_for(started.socket.exists, 20)
+        yield started
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+def partition(link: Link, fault: str = "0a1b2c3d") -> str:
+    return link.apply(fault, "network.partition", peers="10.9.0.2", direction="in", action="reject")
+
+
+def test_it_says_who_it_is_and_beats_once_a_second(keeper: Keeper) -> None:
+    link = Link(keeper.socket)
+    assert link.hello.node == "n1"
+    assert link.hello.envelope["profile"] == "lab"
+    assert link.hello.kinds["cpu.stress"]["ok"]
+    first = link.heartbeat()
+    second = link.heartbeat()
+    assert second.seq > first.seq
+    assert 0.9e6 < second.sent_at - first.sent_at < 3e6
+
+
+def test_a_stopped_keeper_takes_its_faults_along(keeper: Keeper, net: Any) -> None:
+    assert partition(Link(keeper.socket)) == "in_force"
+    assert not net.ping_from_peer(4, net.peer[4])
+    log = keeper.end()
+    assert "reason=shutdown" in log
+    assert net.ping_from_peer(4, net.peer[4])
+    assert not keeper.socket.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_dead_or_frozen_keeper_holds_nothing_for_long(
+    keeper: Keeper, net: Any, number: signal.Signals, wait_for: Callable[..., None]
+) -> None:
+    link = Link(keeper.socket)
+    assert partition(link) == "in_force"
+    link.send(Grant(epoch=1, seq=link.heartbeat().seq, ttl_us=3_000_000, runs=("r-1",)))
+    time.sleep(0.2)
+    keeper.process.send_signal(number)
+    killed = time.monotonic()
+    assert not net.ping_from_peer(4, net.peer[4])
+    wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 5)
+    assert time.monotonic() - killed < 5
+
+
+def test_a_link_that_goes_away_is_a_lease_that_is_not_renewed(
+    keeper: Keeper, net: Any, wait_for: Callable[..., None]
+) -> None:
+    link = Link(keeper.socket)
+    assert partition(link) == "in_force"
+    link.socket.close()
+    wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 5)
+    again = Link(keeper.socket)
+    while (status := again.heartbeat().faults[-1]).state != "ended":
+        continue  # the kernel lets go first, up to a second before the keeper must
+    assert (status.reason, status.clean) == ("lease", True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\xff garbage",
+        b"{}",
+        b"[]",
+        b'{"type": "apply"}',
+        b'{"type": "revert", "fault": "../../etc"}',
+        b'{"type": "grant", "epoch": -1, "seq": 0, "ttl_us": 1}',
+        b'{"type": "grant", "epoch": "1", "seq": 0, "ttl_us": 1}',
+        b'{"type": "heartbeat", "seq": 1, "sent_at": 1, "epoch": 1}',
+        b"[" * 30_000,
+        b"x" * (1 << 16) + b"x" * 4096,
+    ],
+)
+def test_hostile_messages_change_nothing(keeper: Keeper, data: bytes) -> None:
+    link = Link(keeper.socket)
+    link.socket.send(data)
+    assert partition(link) == "in_force"
+    link.send(Revert())
+    while link.heartbeat().faults[-1].state != "ended":
+        continue
+    assert "message refused" in keeper.end()
+
+
+def test_a_flood_is_cut_off_and_the_fault_ends_by_its_lease(
+    keeper: Keeper, net: Any, wait_for: Callable[..., None]
+) -> None:
+    link = Link(keeper.socket)
+    assert partition(link) == "in_force"
+    flood = [Revert(fault="ffffffff")] * 100_000
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        [link.send(message) for message in flood]
+    wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 5)
+    assert Link(keeper.socket).hello.node == "n1"
+
+
+def test_a_newer_link_replaces_an_older_one(keeper: Keeper) -> None:
+    old = Link(keeper.socket)
+    new = Link(keeper.socket)
+    assert old.closed()
+    assert new.heartbeat().seq
+
+
+def test_a_link_that_does_not_read_is_dropped_and_nothing_stalls(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    deaf = Link(keeper.socket)
+    deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    for _ in range(20):
+        deaf.socket.send(Apply(epoch=1, seq=0, ttl_us=1, run="r-1", fault="0a1b2c3d", kind="x",
+                               params="{}", duration_us=1).model_dump_json().encode())  # fmt: skip
+        time.sleep(0.02)
+    assert Link(keeper.socket).heartbeat().seq
+    keeper.end()
+    assert (tmp_path / "state" / "journal").read_bytes() == b""
+
+
+def test_strangers_are_not_let_in(keeper: Keeper) -> None:
+    keeper.socket.chmod(0o666)
+    for place in (keeper.socket.parent, *keeper.socket.parents):
+        if place.stat().st_mode & 0o005 != 0o005:
+            place.chmod(0o755)
+    stranger = subprocess.run(
+        [sys.executable, "-c", "import os, socket, sys\n"
+         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+         "s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+         "s.connect(sys.argv[1]); s.settimeout(5)\n"
+         "try:\n    print(len(s.recv(100)))\n"
+         "except ConnectionResetError:\n    print(0)", str(keeper.socket)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert stranger.stdout.strip() == "0"
+    assert "neither root nor the link's user" in keeper.end()
+
+
+def test_there_is_one_keeper_only(keeper: Keeper, tmp_path: Path) -> None:
+    second = Keeper(tmp_path)
+    _, log = second.process.communicate(timeout=20)
+    assert second.process.returncode == 3
+    assert "another keeper is running" in log
+    assert "Traceback" not in log
+    assert Link(keeper.socket).heartbeat().seq
+
+
+def test_the_keeper_loads_no_library_of_the_wire() -> None:
+    """pyroute2 is built on asyncio; gRPC, protobuf, TLS keys and HTTP have no business here."""
+    modules = subprocess.run(
+        [sys.executable, "-c", "import chaos_agent.main, chaos_agent.keeper, chaos_agent.engine,"
+         "chaos_agent.supervisor, chaos_agent.offers, chaos_agent.recover, chaos_agent.local, sys\n"
+         "from chaos_agent.linux.host import Host\n"
+         "with Host() as host:\n    chaos_agent.offers.examine_host(host)\n"
+         "print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "SETUPTOOLS_USE_DISTUTILS": "stdlib"},  # as where there are no dev tools
+    ).stdout.split()  # fmt: skip
+    unwanted = {"grpc", "google.protobuf", "chaos_proto", "cryptography", "http.client", "typer"}
+    assert unwanted.intersection(modules) == set()
