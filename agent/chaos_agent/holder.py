@@ -5,16 +5,20 @@ starts fast and weighs little::
 
     python -I -S holder.py NAME {burn|hold} COUNT DEADLINE_US EXPIRES_US PARENT CGROUP...
 
-COUNT is the number of burners, or the bytes of anonymous memory to hold, this
+COUNT is the number of busy threads, or the bytes of anonymous memory to hold, this
 interpreter's own included. Times are CLOCK_BOOTTIME in µs. Each CGROUP is a
 directory, joined before any work is done; one that is gone ends this process.
 
 The last holder of the lease is the kernel: a POSIX timer on CLOCK_BOOTTIME whose
 signal is SIGKILL. It strikes a stopped process too. Renewals are lines with a new
 expiry on stdin; none goes beyond DEADLINE_US, and the end of stdin is the end.
-PR_SET_PDEATHSIG is the second line: the keeper's death, or ours for the burners.
+PR_SET_PDEATHSIG is the second line: the keeper's death is ours.
+
+It is one process, so that one signal ends it whole. (Child processes would each
+have to ask for that signal, and one stopped before it did would stay behind.)
 """
 
+import _thread
 import ctypes
 import mmap
 import os
@@ -72,7 +76,10 @@ class Lease:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when ``parent`` dies; the check is for a death that came first."""
+    """Be killed when ``parent`` dies; the check is for a death that came first.
+
+    Must be called by the main thread: the kernel counts a thread's death as well.
+    """
     if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:
@@ -96,13 +103,20 @@ def write(path: str, text: str) -> None:
 
 
 def burn(workers: int) -> None:
-    """Start that many busy children, each of which dies with this process."""
-    parent = os.getpid()
+    """Keep that many threads busy, in a C function, for which Python lets go of its lock.
+
+    A Bessel function of the highest order touches no memory and takes seconds.
+    """
+    bessel = ctypes.CDLL("libm.so.6").jn
+    bessel.argtypes = (ctypes.c_int, ctypes.c_double)
+    bessel.restype = ctypes.c_double
+
+    def work() -> None:
+        while True:
+            bessel(2**31 - 1, 1e10)
+
     for _ in range(workers):
-        if os.fork() == 0:
-            die_with(parent)
-            while True:
-                pass
+        _thread.start_new_thread(work, ())
 
 
 def anonymous() -> int:

@@ -34,7 +34,7 @@ _TABLES = ("mangle", "filter")
 _OURS = re.compile(rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(\w+)")
 # Statistics, and what the kernel counts within options, filters and actions.
 _VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PACKETS|LINENO")
-_VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "capab", "header", "value"})
+_VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,7 +286,7 @@ class Users:
     def __init__(self) -> None:
         run("ip", "link", "add", "mine0", "type", "ifb")
         run("tc", "-batch", "-", stdin=(
-            "qdisc add dev v0 root handle 1: htb default 10\n"
+            "qdisc add dev v0 root handle 1: htb default 20\n"
             "class add dev v0 parent 1: classid 1:10 htb rate 1gbit\n"
         ))  # fmt: skip
         run("ipset", "restore", stdin=(
@@ -300,10 +300,12 @@ class Users:
         for restore in ("iptables-legacy-restore", "ip6tables-legacy-restore"):
             run(restore, stdin=f"*mangle\n{rules}*filter\n{rules}")
 
-    def add_clsact(self) -> None:
-        """The user's own clsact, with a filter at its egress."""
+    def add_clsact(self, *, empty: bool = False) -> None:
+        """The user's own clsact, with a filter at its egress unless it is to be empty."""
         run("tc", "qdisc", "add", "dev", "v0", "clsact")
-        words = "filter add dev v0 egress protocol ip pref 7 u32 match ip tos 4 0xff action ok"
+        if empty:
+            return
+        words = "filter add dev v0 egress protocol ip pref 7 u32 match ip tos 4 0xff flowid 1:10"
         run("tc", *words.split())
 
     def listing(self) -> str:
@@ -319,7 +321,7 @@ class Users:
             run("iptables-legacy-save"),
             run("ip6tables-legacy-save"),
         ]
-        lines = re.sub(r" timeout \d+", "", "".join(parts)).splitlines()
+        lines = re.sub(r" (timeout|direct_packets_stat) \d+", "", "".join(parts)).splitlines()
         return "\n".join(line for line in lines if not line.startswith(("#", ":")))
 
 

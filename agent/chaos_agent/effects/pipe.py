@@ -5,8 +5,8 @@ because a filter whose ifb is gone swallows every packet that it catches.
 
 Whose clsact is it? The link says so: its alias claims the device's clsact before
 it is added, and a later fault on the same device repeats the claim of an earlier
-one. The last link with a claim takes the clsact along, unless a filter of
-somebody else hangs on it by then. This needs no memory but the kernel's, so it
+one. A link with a claim takes the clsact along, unless a filter hangs on it: that
+of another fault, or of somebody else. This needs no memory but the kernel's, so it
 survives a crash at any point. (If somebody deletes our link by hand, its claim
 is lost and an empty clsact may stay; the engine's comparison then says so.)
 """
@@ -39,7 +39,7 @@ class PipeOps:
         if effect.netem is not None:
             host.tc.add_netem(link, effect.netem)
         present = device.index in host.tc.clsact_devices()
-        claim = not present or bool(_claims(host.tc, device.index))
+        claim = not present or _claimed(host.tc, device.index)
         host.tc.raise_link(link, device.index if claim else 0)
         if not present:
             host.tc.add_clsact(device.index)
@@ -84,24 +84,20 @@ class PipeOps:
 
 
 def release(tc: Tc, link: Link) -> None:
-    """Delete a link of ours, with the clsact that it claims if nobody else needs it.
+    """Delete a link of ours, with the clsact that it claims if nothing hangs on it any more.
 
-    Its filters must be gone.
+    Its own filters must be gone.
     """
-    device = link.clsact_of
-    others = [claim for claim in _claims(tc, device) if claim.index != link.index]
-    if device and not others and not tc.has_filters(device):
-        tc.delete_clsact(device)
+    if link.clsact_of and not tc.has_filters(link.clsact_of):
+        tc.delete_clsact(link.clsact_of)
     tc.delete_link(link)
 
 
-def _claims(tc: Tc, device: int) -> list[Link]:
-    """Links of ours that claim the clsact of ``device`` (an ifindex; 0: none do)."""
-    return [
-        link
-        for link in tc.links()
-        if device and link.clsact_of == device and link.name.startswith(LINK_PREFIX)
-    ]
+def _claimed(tc: Tc, device: int) -> bool:
+    """Whether a link of ours claims the clsact of ``device`` (an ifindex)."""
+    return any(
+        link.clsact_of == device and link.name.startswith(LINK_PREFIX) for link in tc.links()
+    )
 
 
 def _redirects(tc: Tc, effect: Pipe, device: Link, link: Link | None) -> list[Redirect]:

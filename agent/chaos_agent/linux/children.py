@@ -137,6 +137,14 @@ def anonymous(pid: int) -> int:
     return 0
 
 
+def threads(pid: int) -> int:
+    """How many threads a process has; 0 when it is gone."""
+    try:
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    except OSError:
+        return 0
+
+
 def stopped(pid: int) -> bool:
     """Whether somebody has stopped the process."""
     try:
