@@ -112,8 +112,8 @@ class Runs:
             if part is None or part.phase is core.NodePhase.ENDED:
                 continue
             status = reported.get(part.fault)
-            event = _event(status) if status else self._lost(live, part, session)
-            if event is not None:
+            lost = None if status else self._lost(live, part, session)
+            for event in _events(status) if status else [lost] if lost else []:
                 self._step(live, event, now)
         self._revert_leftovers(session, now)
         self._sweep(now, session.node)
@@ -309,18 +309,20 @@ class Runs:
         return session.heard_at >= lapsed and not still and not session.quarantine
 
 
-def _event(status: pb.FaultStatus) -> core.Event | None:
-    """What a reported state means to the run."""
+def _events(status: pb.FaultStatus) -> list[core.Event]:
+    """What a reported state means to the run, also when the report before it was lost."""
+    was_in_force: list[core.Event] = [core.InForce(status.fault)] if status.in_force_at_us else []
     match status.state:
-        case "in_force":
-            return core.InForce(status.fault)
         case "refused":
-            return core.Refusal(status.fault, status.code or "refused", status.detail)
+            return [core.Refusal(status.fault, status.code or "refused", status.detail)]
         case "ended":
             reason = status.reason or status.code or "unknown"
-            return core.Ended(status.fault, reason, status.clean, status.detail)
+            ended = core.Ended(status.fault, reason, status.clean, status.detail)
+            return [*was_in_force, ended]
+        case "in_force":
+            return [core.InForce(status.fault)]
         case _:
-            return None
+            return []
 
 
 def _describe(part: core.Node) -> str:

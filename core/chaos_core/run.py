@@ -275,11 +275,13 @@ class Run:
         elif self.phase is Phase.INJECT and waited > INJECT_BUDGET:
             late = ", ".join(n.name for n in self.nodes.values() if n.phase is NodePhase.SENT)
             self._fail(Verdict.FAILED, f"{late}: not in force within {INJECT_BUDGET}", now)
-        if self.phase is Phase.OBSERVE and (
-            self._all(NodePhase.ENDED) or waited > self.duration + ABORT_BOUND
-        ):
+        if self.phase is Phase.OBSERVE and self._all(NodePhase.ENDED):
             self._enter(Phase.RECOVER, "duration over", now)
-            self._revert_rest("duration")
+        elif self.phase is Phase.OBSERVE and waited > self.duration + ABORT_BOUND:
+            late = ", ".join(n.name for n in self.nodes.values() if n.phase is not NodePhase.ENDED)
+            self._fail(
+                Verdict.FAILED, f"{late}: no end reported {ABORT_BOUND} after the duration", now
+            )
         if self.phase is Phase.RECOVER:
             self._conclude(Phase.VERDICT, now - self.since > RECOVER_BUDGET, now)
         elif self.phase is Phase.ABORT:

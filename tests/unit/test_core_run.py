@@ -138,7 +138,16 @@ def test_a_node_that_falls_silent_is_not_waited_for_beyond_the_budgets() -> None
     assert play(run, (over + RECOVER_BUDGET, Tick())) == []
     play(run, (over + RECOVER_BUDGET + 1, Tick()))
     assert run.verdict is Verdict.FAILED
-    assert "the lease has ended it" in run.reason
+    assert "no end reported 5s after the duration" in run.reason
+
+
+def test_a_fault_that_outstays_its_duration_did_not_hold() -> None:
+    run = make()
+    play(run, *IN_FORCE)
+    over = S + MINUTE + ABORT_BOUND + 1
+    play(run, (over, Tick()))
+    play(run, (over + 1, Ended("fa", "revert", clean=True)))
+    assert run.verdict is Verdict.FAILED
 
 
 BEFORE: dict[Phase, tuple[tuple[int, Event], ...]] = {

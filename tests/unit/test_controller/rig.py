@@ -268,10 +268,16 @@ class Agent:
         self.applied.append(apply)
         self.on_apply(apply)
         status = pb.FaultStatus(
-            fault=apply.fault, run=apply.run, kind=apply.kind, state="in_force", clean=True
+            fault=apply.fault,
+            run=apply.run,
+            kind=apply.kind,
+            state="in_force",
+            clean=True,
+            in_force_at_us=clock.now(),
         )
         if self.refuses:
             status.state, status.code, status.detail = "refused", "envelope", self.refuses
+            status.in_force_at_us = 0
         else:
             self.table.admit(
                 clock.now(),

@@ -123,6 +123,17 @@ async def test_a_refusal_by_the_node_is_the_verdict(rig: Rig) -> None:
     assert not rig.controller.runs.occupied
 
 
+async def test_a_fault_whose_only_report_comes_after_its_end_has_held(rig: Rig) -> None:
+    agent = await rig.agent("n1")
+    agent.on_apply = lambda _: setattr(agent, "silent", True)
+    async with rig.operator() as ann:
+        running = asyncio.ensure_future(ann.inject("n1"))
+        await until(lambda: agent.faults and not agent.active())
+        agent.silent = False
+        events = await running
+    assert events[-1].verdict == "held"
+
+
 async def test_a_node_that_reboots_fails_the_run(rig: Rig) -> None:
     agent = await rig.agent("n1")
     async with rig.operator() as ann:
