@@ -63,6 +63,12 @@ class Lines:
         self._console = output.console()
 
     def show(self, event: RunEvent) -> None:
+        if event.event != "verdict":  # its reason stands on the line of the last phase
+            self._line(event)
+        if event.verdict and self._verdicts:
+            self._verdict(event)
+
+    def _line(self, event: RunEvent) -> None:
         from rich.text import Text
 
         what = event.phase if event.event == "phase" else event.node or event.event
@@ -73,8 +79,6 @@ class Lines:
             *(" ", output.clean(event.text)),
         )
         self._console.print(text, soft_wrap=True)
-        if event.verdict and self._verdicts:
-            self._verdict(event)
 
     def _verdict(self, event: RunEvent) -> None:
         from rich.text import Text
