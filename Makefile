@@ -17,7 +17,7 @@ drill: setup ## boot a fleet of VMs and prove every promise on it
 test: test-unit test-kernel test-vm ## all tests
 
 test-unit: setup ## pure tests
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n 2 tests/unit
 
 test-kernel: setup ## tests on this machine's kernel, in network namespaces
 	@$(BIN)/pytest -q tests/kernel
