@@ -16,7 +16,7 @@ import typer
 
 from chaos_core.errors import InvalidInput
 
-SYSTEM_PKI = Path("/etc/chaos/operator")
+SYSTEM_PKI = Path("/etc/chaos/pki/operator/admin")  # where `pki init` puts the first one
 _KNOWN = ("controller", "pki")
 
 
