@@ -67,7 +67,7 @@ def home() -> Path:
 def default_pki() -> Path:
     """The operator's own identity; else the machine's, if it has one."""
     own = home() / "pki"
-    return SYSTEM_PKI if not own.is_dir() and SYSTEM_PKI.is_dir() else own
+    return SYSTEM_PKI if not own.is_dir() and os.access(SYSTEM_PKI, os.R_OK) else own
 
 
 def target(controller: str, pki: Path | None) -> Target:
