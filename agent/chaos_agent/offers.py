@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
-from chaos_agent.doctor import examine
+from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
 from chaos_agent.linux.host import Host
 from chaos_core import envelope
@@ -54,20 +55,23 @@ def examine_host(host: Host) -> dict[str, Any]:
             {"name": ability.name, "ok": ability.ok, "why": ability.why}
             for ability in report.abilities
         ],
-        "kinds": {
-            kind: _offer(cls, [abilities[need].why for need in cls.needs if not abilities[need].ok])
-            for kind, cls in kinds().items()
-        },
+        "kinds": {kind: _offer(cls, abilities) for kind, cls in kinds().items()},
     }
 
 
-def _offer(cls: type[Fault], missing: list[str]) -> dict[str, Any]:
+def _offer(cls: type[Fault], abilities: Mapping[str, Ability]) -> dict[str, Any]:
+    missing = [abilities[need].why for need in cls.needs if not abilities[need].ok]
+    other_family = [abilities[name] for need in cls.needs if (name := f"{need}-ipv6") in abilities]
+    if not missing and not all(ability.ok for ability in other_family):
+        why = "IPv4 only: " + "; ".join(ability.why for ability in other_family if not ability.ok)
+    else:
+        why = "; ".join(missing)
     return {
         "summary": cls.summary,
         "lease_holder": cls.lease_holder,
         "risky": cls.risky,
         "ok": not missing,
-        "why": "; ".join(missing),
+        "why": why,
         "schema": cls.model_json_schema(),
     }
 

@@ -91,13 +91,10 @@ def test_an_unknown_vm_is_refused_with_the_nearest_name(fleet: Fleet) -> None:
         fleet.exec("controler", ["true"])
 
 
-def test_a_command_costs_less_than_100_ms(fleet: Fleet) -> None:
-    def once() -> float:
-        start = time.monotonic()
-        fleet.exec("n1", ["true"])
-        return time.monotonic() - start
-
-    assert min(once() for _ in range(10)) < 0.1
+def test_commands_share_one_connection(fleet: Fleet) -> None:
+    """Each would otherwise pay for a key exchange, which takes a VM half a second."""
+    ports = {fleet.exec("n1", ["printenv", "SSH_CLIENT"]).stdout for _ in range(3)}
+    assert len(ports) == 1
 
 
 def test_files_are_put_with_their_mode_and_read_back(fleet: Fleet) -> None:

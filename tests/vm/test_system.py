@@ -1,0 +1,249 @@
+"""The system as installed on VMs: what the drill does not measure, and what must be refused.
+
+Runs after test_lab.py, on the same fleet, which it provisions.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from chaos_core.errors import Exit
+from chaos_lab import provision
+from chaos_lab.drill.context import Drill
+from chaos_lab.drill.measure import Pings, delayed
+from chaos_lab.fleet import Fleet
+from chaos_lab.layout import CONTROLLER
+
+
+@pytest.fixture(scope="module")
+def system(fleet: Fleet) -> Drill:
+    """A provisioned fleet in profile staging, and the operator's hand."""
+    provision.provision(fleet, profile="staging", say=print)
+    return Drill(fleet, print)
+
+
+def pings(system: Drill, source: str, address: str) -> bool:
+    """Whether one of three pings is answered."""
+    argv = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", address]
+    return "time=" in system.fleet.exec(source, argv, check=False).stdout
+
+
+def token(system: Drill, identity: str, ttl: str = "10m") -> dict[str, str]:
+    code, out, err = system.chaosctl("pki", "token", identity, "--ttl", ttl, "-o", "json")
+    assert code == Exit.DONE, err
+    made: dict[str, str] = json.loads(out)
+    return made
+
+
+def enrol(
+    system: Drill, secret: str, ca_hash: str, directory: str
+) -> subprocess.CompletedProcess[str]:
+    """Enrol on n1, into a directory of its own."""
+    address = f"{system.ip(CONTROLLER)}:{provision.ENROLMENT_PORT}"
+    argv = ["chaos-agent", "enrol", address, "--token", secret, "--ca-hash", ca_hash]
+    done = system.fleet.exec("n1", [*argv, "--dir", directory], check=False)
+    return subprocess.CompletedProcess(argv, done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def as_viewer(system: Drill) -> Iterator[list[str]]:
+    """Options that make chaosctl on n1 a viewer."""
+    made = token(system, "viewer/eve")
+    done = enrol(system, made["token"], made["ca_hash"], "/root/viewer")
+    assert done.returncode == 0, done.stderr
+    address = f"{system.ip(CONTROLLER)}:{provision.MAIN_PORT}"
+    yield ["--controller", address, "--pki", "/root/viewer"]
+    system.fleet.exec("n1", ["rm", "-r", "/root/viewer"])
+
+
+# ── faults that production refuses, and other families ────────────────────────────────────
+
+
+@pytest.mark.parametrize("action", ["drop", "reject"])
+def test_a_partition_cuts_both_ways_in_both_families_and_nobody_else(
+    system: Drill, action: str
+) -> None:
+    n2 = system.fleet.seat("n2")
+    peers = f"peers={n2.ip},{n2.ip6}"
+    with system.fault("network.partition", peers, f"action={action}", nodes=("n1",), seconds=60):
+        for address in (n2.ip, n2.ip6):
+            assert not pings(system, "n1", address)
+        for address in (system.fleet.seat("n1").ip, system.fleet.seat("n1").ip6):
+            assert not pings(system, "n2", address)
+            assert pings(system, "n3", address)
+        assert system.node("n1")["state"] == "connected"
+    assert pings(system, "n2", system.ip("n1"))
+    assert not system.node("n1")["quarantine"]
+
+
+def test_latency_reaches_ipv6_and_leaves_the_other_direction_alone(system: Drill) -> None:
+    n2 = system.fleet.seat("n2")
+    with Pings(system.fleet, "n2", system.fleet.seat("n1").ip6) as wire:
+        base = wire.median(2)
+        with system.fault(
+            "network.latency", f"peers={n2.ip6}", "delay=100ms", nodes=("n1",), seconds=60
+        ):
+            assert 90 < wire.median(3) - base < 120
+
+
+def test_a_port_selects_what_is_delayed(system: Drill) -> None:
+    """SSH is protected, ICMP has no port: only the port asked for is slow."""
+    script = (
+        "import socket, sys, time\n"
+        "def took(port):\n"
+        "    start = time.perf_counter()\n"
+        "    try:\n"
+        "        socket.create_connection((sys.argv[1], port), 5)\n"
+        "    except ConnectionRefusedError:\n"
+        "        pass\n"
+        "    return (time.perf_counter() - start) * 1000\n"
+        "print(*(min(took(port) for _ in range(5)) for port in (7007, 7008)))\n"
+    )
+    with system.fault(
+        "network.latency",
+        *(f"peers={system.ip('n2')}", "delay=100ms", "local_ports=7007"),
+        nodes=("n1",),
+        seconds=60,
+    ):
+        out = system.fleet.exec("n2", ["python3", "-c", script, system.ip("n1")]).stdout
+    slow, quick = map(float, out.split())
+    assert slow > 95
+    assert quick < 60
+
+
+# ── processes that die ────────────────────────────────────────────────────────────────────
+
+
+def test_a_killed_keeper_is_restarted_recovers_and_the_run_says_so(system: Drill) -> None:
+    run = system.inject(
+        "network.latency", f"peers={system.ip('n2')}", "delay=200ms", nodes=("n1",), seconds=120
+    )
+    with Pings(system.fleet, "n2", system.ip("n1")) as wire:
+        run.reached("observe")
+        wire.wait(delayed(100))
+        system.fleet.exec("n1", ["systemctl", "kill", "-s", "KILL", provision.KEEPER_UNIT])
+        assert run.wait() == Exit.FAILED
+        assert not delayed(100)(wire.replies[-1])
+    provision.wait_connected(system.fleet)
+    node = system.node("n1")
+    assert not node["quarantine"]
+    journal = system.fleet.get("n1", "/var/lib/chaos-agent/journal").decode()
+    assert '"reason": "recover"' in journal.splitlines()[-1]
+
+
+def test_a_run_whose_controller_died_is_closed_as_interrupted(system: Drill) -> None:
+    run = system.inject("cpu.stress", "percent=10%", nodes=("n1",), seconds=120)
+    run.reached("observe")
+    system.fleet.exec(CONTROLLER, ["systemctl", "kill", "-s", "KILL", provision.CONTROLLER_UNIT])
+    assert run.wait() == Exit.CONTROLLER_UNREACHABLE
+    provision.wait_connected(system.fleet)
+    _, out, _ = system.chaosctl("runs", "-o", "json")
+    assert json.loads(out)["runs"][0]["verdict"] == "interrupted"
+
+
+# ── what is refused ───────────────────────────────────────────────────────────────────────
+
+
+def test_a_token_works_once_and_only_with_the_right_ca(system: Drill) -> None:
+    made = token(system, "agent/n9")
+    wrong = enrol(system, made["token"], "sha256:" + "0" * 64, "/root/n9")
+    assert wrong.returncode == Exit.INVALID
+    assert "CA" in wrong.stderr
+    assert enrol(system, made["token"], made["ca_hash"], "/root/n9").returncode == 0
+    again = enrol(system, made["token"], made["ca_hash"], "/root/n9-again")
+    assert again.returncode in (Exit.INVALID, Exit.REFUSED)
+    assert "token" in again.stderr
+    assert "Traceback" not in again.stderr + wrong.stderr
+    listing = system.fleet.exec("n1", ["ls", "/root"]).stdout
+    assert "n9-again" not in listing
+    system.fleet.exec("n1", ["rm", "-r", "/root/n9"])
+
+
+def test_an_expired_token_is_refused(system: Drill) -> None:
+    made = token(system, "agent/n9", ttl="1s")
+    system.fleet.exec("n1", ["sleep", "1.5"])
+    late = enrol(system, made["token"], made["ca_hash"], "/root/late")
+    assert late.returncode in (Exit.INVALID, Exit.REFUSED)
+    assert "expired" in late.stderr
+
+
+def test_a_viewer_may_look_and_not_touch(system: Drill) -> None:
+    with as_viewer(system) as options:
+        look = system.fleet.exec("n1", ["chaosctl", "nodes", *options])
+        assert "n1" in look.stdout
+        for words in (
+            ["inject", "cpu.stress", "percent=1%", "-n", "n1", "--for", "1s"],
+            ["abort"],
+            ["resume", "--reason", "x"],
+            ["pki", "token", "operator/eve"],
+        ):
+            touch = system.fleet.exec("n1", ["chaosctl", *words, *options], check=False)
+            assert touch.returncode == Exit.REFUSED, touch.stderr
+            assert "viewer/eve" in touch.stderr
+
+
+def test_an_agents_certificate_opens_nothing_for_operators(system: Drill) -> None:
+    address = f"{system.ip(CONTROLLER)}:{provision.MAIN_PORT}"
+    argv = ["chaosctl", "nodes", "--controller", address, "--pki", "/etc/chaos/agent"]
+    done = system.fleet.exec("n1", argv, check=False)
+    assert done.returncode == Exit.REFUSED
+    assert "agent/n1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["inject", "cpu.stress", "percent=1%", "-n", "n7", "--for", "1s"], 2, "unknown node"),
+        (["inject", "cpu.stress", "percent=51%", "-n", "n1", "--for", "1s"], 3, "ceiling"),
+        (["inject", "cpu.stress", "percent=1%", "-n", "n1", "--for", "301s"], 3, "ceiling"),
+        (["inject", "cpu.stress", "percent=1%", "-n", "n1", "-n", "n2", "--for", "1s"], 3, "nodes"),
+        (["inject", "network.latency", "peers=127.0.0.1", "delay=1ms", "-n", "n1", "--for", "9s"],
+         3, "itself"),
+        (["inject", "network.latency", "peers=10.77.0.10", "delay=1ms", "-n", "n1", "--for", "9s"],
+         3, "protected"),
+        (["runs", "show", "r-none"], 2, "r-none"),
+    ],
+)  # fmt: skip
+def test_a_bad_request_is_one_clear_message_and_changes_nothing(
+    system: Drill, words: list[str], code: int, said: str
+) -> None:
+    got, out, err = system.chaosctl(*words)
+    assert (got, said in out + err) == (code, True), out + err
+    assert "Traceback" not in err
+    assert not [f for f in system.node("n1")["faults"] if f["state"] not in ("ended", "refused")]
+
+
+def test_a_configuration_that_others_can_write_keeps_the_agent_from_starting(
+    system: Drill,
+) -> None:
+    system.fleet.exec("n3", ["chmod", "666", "/etc/chaos/agent.toml"])
+    try:
+        done = system.fleet.exec("n3", ["chaos-agent", "run"], check=False)
+        assert done.returncode == Exit.REFUSED
+        assert "/etc/chaos/agent.toml: writable by others" in done.stderr
+    finally:
+        system.fleet.exec("n3", ["chmod", "644", "/etc/chaos/agent.toml"])
+
+
+def test_a_node_out_of_reach_is_refused_with_6_and_no_controller_is_5(system: Drill) -> None:
+    words = ["inject", "cpu.stress", "percent=1%", "-n", "n3", "--for", "1s"]
+    system.fleet.exec("n3", ["systemctl", "stop", provision.LINK_UNIT])
+    try:
+        system.wait_for(lambda: system.node("n3")["state"] == "unreachable", "n3 to be missed")
+        code, _, err = system.chaosctl(*words)
+        assert (code, "n3" in err) == (Exit.NODE_UNREACHABLE, True)
+    finally:
+        system.fleet.exec("n3", ["systemctl", "start", provision.LINK_UNIT])
+    provision.wait_connected(system.fleet)
+    system.fleet.exec(CONTROLLER, ["systemctl", "stop", provision.CONTROLLER_UNIT])
+    try:
+        code, _, err = system.chaosctl(*words)
+        assert (code, "Traceback" in err) == (Exit.CONTROLLER_UNREACHABLE, False)
+    finally:
+        system.fleet.exec(CONTROLLER, ["systemctl", "start", provision.CONTROLLER_UNIT])
+    provision.wait_connected(system.fleet)
