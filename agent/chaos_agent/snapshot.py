@@ -2,13 +2,13 @@
 
 Taken before a fault and after its revert: the two must be equal, or the node is
 quarantined. Two kinds of things are in it: whatever of the user's a fault could have
-harmed (the qdiscs and filters of its devices, the rules of its tables, all links
-and sets), and everything that carries our tag, anywhere.
+harmed (its devices with their qdiscs and filters, the rules of its tables), and
+everything that carries our tag, anywhere. What no fault can harm stays out of it,
+like other links and sets: on a host with containers they come and go all the time.
 
-Left out is what changes by itself: counters, timeouts, the entries of sets whose
-entries time out, process ids, handles of jumps. So is the clsact that a link of
-ours claims: it stands and falls with that link. A table that nobody has opened
-yet equals one that is empty.
+Left out is what changes by itself: counters, timeouts, process ids, handles of jumps.
+So is the clsact that a link of ours claims: it stands and falls with that link. A
+table that nobody has opened yet equals one that is empty.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
 def take(host: Host, scope: Scope) -> Snapshot:
     """The node as it is now, JSON-able. Each list is sorted."""
     parts = {
-        "links": _links(host),
+        "links": _links(host, scope),
         "qdiscs": _qdiscs(host, scope),
         "filters": _filters(host, scope),
         "rules": _rules(host, scope),
@@ -92,9 +92,10 @@ def diff(before: Snapshot, after: Snapshot) -> list[str]:
     return lines
 
 
-def _links(host: Host) -> Iterator[str]:
+def _links(host: Host, scope: Scope) -> Iterator[str]:
     for link in host.tc.links():
-        yield f"{link.name} {link.kind} {'up' if link.up else 'down'}".replace("  ", " ")
+        if link.name in scope.devices or link.name.startswith(LINK_PREFIX):
+            yield f"{link.name} {link.kind} {'up' if link.up else 'down'}".replace("  ", " ")
 
 
 def _qdiscs(host: Host, scope: Scope) -> Iterator[str]:
@@ -153,11 +154,8 @@ def _rules(host: Host, scope: Scope) -> Iterator[str]:
 def _sets(host: Host) -> Iterator[str]:
     with suppress(Unsupported):
         for head in host.sets.heads():
-            line = f"{head.name} {head.kind} IPv{head.family} timeout {head.default_timeout}"
-            yield line
-            if head.default_timeout is None or head.name.startswith(LINK_PREFIX):
-                for entry in host.sets.dump_entries(head.name):
-                    yield f"{head.name} {_plain(entry)}"
+            if head.name.startswith(LINK_PREFIX):
+                yield f"{head.name} {head.kind} IPv{head.family} timeout {head.default_timeout}"
 
 
 def _cgroups(host: Host) -> list[str]:

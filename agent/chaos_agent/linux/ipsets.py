@@ -94,11 +94,6 @@ class IpSets:
         }
 
     @kernel_call
-    def dump_entries(self, name: str) -> list[Any]:
-        """Entries of a set of any type as netlink attributes, for the snapshot."""
-        return self._entries(name)
-
-    @kernel_call
     def destroy(self, name: str) -> None:
         """Remove the set if it is there. Raises while a rule still refers to it."""
         try:
