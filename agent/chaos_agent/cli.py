@@ -39,17 +39,17 @@ _DEFAULT = configuration.DEFAULT_PATH
 @app.command("run")
 def run_keeper(config: ConfigOption = _DEFAULT) -> None:
     """Run the keeper (root): leases, limits and effects. Started by systemd."""
-    from chaos_agent.main import serve_keeper
+    from chaos_agent import serve
 
-    serve_keeper(config)
+    serve.keeper(config)
 
 
 @app.command("link")
 def run_link(config: ConfigOption = _DEFAULT) -> None:
     """Run the link (user chaos): the connection to the controller. Started by systemd."""
-    from chaos_agent.main import serve_link
+    from chaos_agent import serve
 
-    serve_link(config)
+    serve.link(config)
 
 
 @app.command()

@@ -244,7 +244,7 @@ def test_there_is_one_keeper_only(keeper: Keeper, tmp_path: Path) -> None:
 def test_the_keeper_loads_no_library_of_the_wire() -> None:
     """pyroute2 is built on asyncio; gRPC, protobuf, TLS keys and HTTP have no business here."""
     modules = subprocess.run(
-        [sys.executable, "-c", "import chaos_agent.main, chaos_agent.keeper, chaos_agent.engine,"
+        [sys.executable, "-c", "import chaos_agent.serve, chaos_agent.keeper, chaos_agent.engine,"
          "chaos_agent.supervisor, chaos_agent.offers, chaos_agent.recover, chaos_agent.local, sys\n"
          "from chaos_agent.linux.host import Host\n"
          "with Host() as host:\n    chaos_agent.offers.examine_host(host)\n"

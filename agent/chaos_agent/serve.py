@@ -1,0 +1,44 @@
+"""The two resident processes of a node. Each loads only what it needs itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chaos_agent import config as configuration
+from chaos_core.log import Log
+
+
+def keeper(path: Path) -> None:
+    """Run the keeper until it is told to stop."""
+    from chaos_agent.engine import Engine
+    from chaos_agent.journal import Journal
+    from chaos_agent.keeper import Keeper, Listener, need_root, sole_keeper
+    from chaos_agent.linux.boottime import now_us
+    from chaos_agent.linux.host import Host
+    from chaos_agent.offers import examine_host, hello, node_view
+    from chaos_agent.supervisor import Supervisor
+
+    need_root()
+    config = configuration.load(path)
+    log = Log.to_stderr("keeper", node=config.node)
+    with sole_keeper(config.runtime):
+        host, journal = Host(), Journal(config.state)
+        engine = Engine(host, journal, lambda: node_view(config, host), now_us)
+        supervisor = Supervisor(config, engine, log)
+        # Examining loads all that a fault will need: a lease must not wait for an import.
+        offers = examine_host(host)["kinds"]
+        Keeper(
+            supervisor,
+            lambda: hello(config, supervisor.leases.epoch, offers),
+            Listener(config.socket),
+            now_us,
+            log,
+        ).run()
+
+
+def link(path: Path) -> None:
+    """Run the link until it is told to stop."""
+    from chaos_agent.link import serve
+
+    config = configuration.load(path)
+    serve(config, Log.to_stderr("link", node=config.node))
