@@ -203,15 +203,20 @@ class Net:
 
     def __init__(self, peer_pid: int) -> None:
         self._there = ("nsenter", f"--net=/proc/{peer_pid}/ns/net")
-        ours = ["link set lo up", f"link add v0 type veth peer name v1 netns {peer_pid}"]
-        theirs = []
+        here, there = "02:00:00:00:00:01", "02:00:00:00:00:02"
+        pair = f"link add v0 address {here} type veth peer name v1 address {there}"
+        ours = ["link set lo up", f"{pair} netns {peer_pid}"]
+        theirs = ["link set v1 up"]
         for family, length, words in ((4, 24, ""), (6, 64, " nodad")):
             ours.append(f"addr add {self.near[family]}/{length} dev v0{words}")
-            there = (self.peer[family], self.bystander[family])
-            theirs += [f"addr add {address}/{length} dev v1{words}" for address in there]
-        run("ip", "-batch", "-", stdin="\n".join([*ours, "link set v0 up"]))
-        theirs.append("link set v1 up")
+            theirs.append(f"neigh replace {self.near[family]} lladdr {here} dev v1")
+            for address in (self.peer[family], self.bystander[family]):
+                ours.append(f"neigh replace {address} lladdr {there} dev v0")
+                theirs.append(f"addr add {address}/{length} dev v1{words}")
+        run("ip", "-batch", "-", stdin="\n".join(ours))
         run(*self._there, "ip", "-batch", "-", stdin="\n".join(theirs))
+        run("ip", "link", "set", "v0", "up")
+        _wait_for(lambda: bool(self.ping(self.peer[4], count=1, patience="0.1")))
 
     def there(self, *words: str, check: bool = True) -> str:
         """Run a command at the peer."""
@@ -222,9 +227,9 @@ class Net:
         link = json.loads(run("ip", "-s", "-j", "link", "show", "v0"))[0]
         return int(link["stats64"]["tx"]["packets"])
 
-    def ping(self, address: str, count: int = 2, size: int = 56) -> list[float]:
+    def ping(self, address: str, count: int = 2, patience: str = "1") -> list[float]:
         """Round-trip times in ms of the answers that came, from here to ``address``."""
-        words = ("ping", "-n", "-c", str(count), "-i", "0.02", "-W", "1", "-s", str(size), address)
+        words = ("ping", "-n", "-c", str(count), "-i", "0.02", "-W", patience, address)
         out = run(*words, check=False)
         return [
             float(line.split("time=")[1].split()[0]) for line in out.splitlines() if "time=" in line
@@ -309,7 +314,7 @@ class Users:
         run("tc", *words.split())
 
     def listing(self) -> str:
-        """Everything of the network as the tools print it, without counters."""
+        """Everything of the network as the tools print it, without counters and carriers."""
         tc = (
             *("qdisc", "class show dev v0"),
             *("filter show dev v0 egress", "filter show dev v0 ingress"),
@@ -321,7 +326,8 @@ class Users:
             run("iptables-legacy-save"),
             run("ip6tables-legacy-save"),
         ]
-        lines = re.sub(r" (timeout|direct_packets_stat) \d+", "", "".join(parts)).splitlines()
+        volatile = r" timeout \d+| direct_packets_stat \d+|NO-CARRIER,| state \w+"
+        lines = re.sub(volatile, "", "".join(parts)).splitlines()
         return "\n".join(line for line in lines if not line.startswith(("#", ":")))
 
 

@@ -109,6 +109,7 @@ def test_a_stopped_holder_dies_with_its_lease(host: Host, wait_for: Wait) -> Non
     wait_for(lambda: "stopped" in (ops(BURN).verify(host, BURN) or ""), 1)
     wait_for(lambda: not any(map(alive, pids)), 5)
     assert -0.1 < time.monotonic() - ends < LAG
+    wait_for(lambda: host.children.running(BURN.name) is None)  # its last thread, too
     with pytest.raises(NotInForce):
         ops(BURN).renew(host, BURN, now_us() + 30 * SECOND)
     ops(BURN).revert(host, BURN)
@@ -136,9 +137,9 @@ def test_an_expiry_in_the_past_kills_at_once(host: Host, wait_for: Wait) -> None
     wait_for(lambda: not any(map(alive, pids)), LAG)
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen", "closes"])
+@pytest.mark.parametrize("how", ["killed", "killed, holders stopped", "frozen", "closes"])
 def test_holders_do_not_outlive_their_keeper(host: Host, wait_for: Wait, how: str) -> None:
-    """Killed: the kernel tells them. Frozen: the lease ends. Closed: the pipe ends."""
+    """Killed: the kernel kills them, stopped or not. Frozen: the lease ends. Closed: the pipe."""
     program = (
         "import sys, time; from chaos_agent.linux.host import Host;"
         "from chaos_agent.effects import ops; from chaos_agent.linux.boottime import now_us;"
@@ -158,6 +159,10 @@ def test_holders_do_not_outlive_their_keeper(host: Host, wait_for: Wait, how: st
             keeper.stdout.readline()
             names = (BURN.name, HOLD.name)
             wait_for(lambda: sum(len(host.cgroups.pids(name)) for name in names) == 2, 5)
+            if "stopped" in how:
+                for pid in (pid for name in names for pid in host.cgroups.pids(name)):
+                    os.kill(pid, signal.SIGSTOP)
+                time.sleep(0.2)
             if how == "closes":
                 keeper.stdin.close()
             else:
