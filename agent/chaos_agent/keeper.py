@@ -79,12 +79,15 @@ class Listener:
                 raise Refused("something that is not a socket is in the way", where=str(path))
             path.unlink()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.bind(str(path))
-        path.chmod(0o660)
+        draft = path.with_suffix(".new")  # whoever sees the socket can connect to it
+        draft.unlink(missing_ok=True)
+        self.socket.bind(str(draft))
+        draft.chmod(0o660)
         with contextlib.suppress(KeyError):
-            os.chown(path, 0, grp.getgrnam(LINK_USER).gr_gid)
+            os.chown(draft, 0, grp.getgrnam(LINK_USER).gr_gid)
         self.socket.listen(4)
         self.socket.setblocking(False)
+        draft.rename(path)
 
     def accept(self) -> socket.socket | None:
         """A new connection, or None when the peer is neither root nor the link's user."""

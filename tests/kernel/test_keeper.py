@@ -186,9 +186,13 @@ def test_a_flood_is_cut_off_and_the_fault_ends_by_its_lease(
 ) -> None:
     link = Link(keeper.socket)
     assert partition(link) == "in_force"
-    flood = [Revert(fault="ffffffff")] * 100_000
+
+    def flood() -> None:
+        for _ in range(100_000):
+            link.send(Revert(fault="ffffffff"))
+
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        [link.send(message) for message in flood]
+        flood()
     wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 5)
     assert Link(keeper.socket).hello.node == "n1"
 

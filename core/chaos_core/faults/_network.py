@@ -24,6 +24,10 @@ from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
 from chaos_core.node import Network, NodeView
 
+# What doctor must find for building blocks below.
+MATCHING = ("ipset", "xt_set", "multiport")
+DETOUR = (*MATCHING, "mark", "clsact", "fw")
+
 MAX_PEERS = 64  # each is one netlink message a renewal
 MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
 _PORT = re.compile(r"(\d{1,5})(?:[:-](\d{1,5}))?\Z", re.ASCII)

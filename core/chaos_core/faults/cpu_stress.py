@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from chaos_core.effects import LINK_PREFIX, Effect, Holder
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput
 from chaos_core.faults import Fault
+from chaos_core.faults._fields import Share
 from chaos_core.node import NodeView
-from chaos_core.units import Percent
 
 _PERIOD_US = 100_000  # the kernel's default CFS bandwidth period
 _LEAST_QUOTA_US = 1_000  # the kernel's own limit
@@ -27,14 +27,7 @@ class CpuStress(Fault):
     example = "percent=15%"
     needs: ClassVar[tuple[str, ...]] = ("cgroup-cpu",)
 
-    percent: Percent = Field(description="share of the whole node, 100% being every CPU")
-
-    @field_validator("percent")
-    @classmethod
-    def _share(cls, value: Percent) -> Percent:
-        if not 0 < value <= 1_000_000:
-            raise ValueError("must be above 0% and at most 100%")
-        return value
+    percent: Share = Field(description="share of the whole node, 100% being every CPU")
 
     def draw(self) -> Draw:
         return Draw("cpu", cpu=self.percent)

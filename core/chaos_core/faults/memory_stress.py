@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from chaos_core.effects import LINK_PREFIX, Effect, Holder
 from chaos_core.envelope import Draw
 from chaos_core.faults import Fault
+from chaos_core.faults._fields import Share
 from chaos_core.node import NodeView
-from chaos_core.units import Percent
 
 # What the kernel charges to the cgroup beside the pages asked for: page tables, stacks, slab.
 _SLACK_BYTES = 4 * 2**20
@@ -26,14 +26,7 @@ class MemoryStress(Fault):
     example = "percent=10%"
     needs: ClassVar[tuple[str, ...]] = ("cgroup-memory",)
 
-    percent: Percent = Field(description="share of the node's total memory")
-
-    @field_validator("percent")
-    @classmethod
-    def _share(cls, value: Percent) -> Percent:
-        if not 0 < value <= 1_000_000:
-            raise ValueError("must be above 0% and at most 100%")
-        return value
+    percent: Share = Field(description="share of the node's total memory")
 
     def draw(self) -> Draw:
         return Draw("memory", memory=self.percent)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from chaos_core.effects import Effect, Netem
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import NetworkFault, queue_limit
+from chaos_core.faults._network import DETOUR, NetworkFault, queue_limit
 from chaos_core.node import NodeView
 from chaos_core.units import Duration, Percent
 
@@ -20,7 +20,7 @@ class NetworkLatency(NetworkFault):
     summary = "delay packets to chosen peers"
     lease_holder = "a set entry with a timeout, in the kernel"
     example = "peers=10.0.0.2 delay=50ms"
-    needs: ClassVar[tuple[str, ...]] = ("ipset", "xt_set", "mark", "clsact", "fw", "ifb", "netem")
+    needs: ClassVar[tuple[str, ...]] = (*DETOUR, "ifb", "netem")
 
     delay: Duration = Field(description="added to each packet, one way")
     jitter: Duration = Field(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from chaos_core.effects import Effect, Netem, Rule
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import Direction, NetworkFault, queue_limit
+from chaos_core.faults._fields import Share
+from chaos_core.faults._network import DETOUR, Direction, NetworkFault, queue_limit
 from chaos_core.node import NodeView
 from chaos_core.units import Percent
 
@@ -20,20 +21,10 @@ class NetworkLoss(NetworkFault):
     summary = "lose packets to or from chosen peers"
     lease_holder = "a set entry with a timeout, in the kernel"
     example = "peers=10.0.0.2 percent=1%"
-    needs: ClassVar[tuple[str, ...]] = (
-        *("ipset", "xt_set", "mark", "clsact", "fw", "ifb", "netem"),
-        "statistic",
-    )
+    needs: ClassVar[tuple[str, ...]] = (*DETOUR, "ifb", "netem", "statistic")
 
-    percent: Percent = Field(description="share of packets lost in each direction chosen")
+    percent: Share = Field(description="share of packets lost in each direction chosen")
     direction: Direction = Field(default="out", description="in, out or both")
-
-    @field_validator("percent")
-    @classmethod
-    def _share(cls, value: Percent) -> Percent:
-        if not 0 < value <= 1_000_000:
-            raise ValueError("must be above 0% and at most 100%")
-        return value
 
     def draw(self) -> Draw:
         directions = 2 if self.direction == "both" else 1

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from chaos_core.effects import Effect, Rule
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import Direction, NetworkFault
+from chaos_core.faults._network import DETOUR, Direction, NetworkFault
 from chaos_core.node import NodeView
 
 
@@ -26,10 +26,7 @@ class NetworkPartition(NetworkFault):
     lease_holder = "a set entry with a timeout, in the kernel"
     example = "peers=10.0.0.2 direction=both"
     risky = True
-    needs: ClassVar[tuple[str, ...]] = (
-        *("ipset", "xt_set", "mark", "clsact", "fw", "dummy"),
-        "reject",
-    )
+    needs: ClassVar[tuple[str, ...]] = (*DETOUR, "dummy", "reject")
 
     direction: Direction = Field(default="both", description="in, out or both")
     action: Literal["drop", "reject"] = Field(
