@@ -68,6 +68,7 @@ class HolderOps:
         host.children.stop(effect.name)
         with suppress(Unsupported):  # no cgroups at all: then none of ours
             host.cgroups.destroy(effect.name)
+        host.children.reap(effect.name)
         for pid, name in children.find().items():  # one that never got into its cgroup
             if name == effect.name:
                 children.kill(pid)

@@ -119,6 +119,10 @@ class Cgroups:
         for pid in self.pids(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # Dying takes CPU time, of which a throttled group may have none left for a while.
+        quota, unlimited = ("cpu.max", "max") if self.version == 2 else ("cpu.cfs_quota_us", "-1")
+        with contextlib.suppress(OSError):
+            (self.cpu / name / quota).write_text(unlimited)
 
     def _paths(self, name: str) -> list[Path]:
         return sorted({self.cpu / name, self.memory / name})

@@ -71,18 +71,31 @@ class Children:
         return True
 
     def stop(self, name: str) -> None:
-        """Kill a holder that we started and reap it. Nothing if there is none."""
-        child = self._running.pop(name, None)
+        """Kill a holder that we started; ``reap`` it later. Nothing if there is none."""
+        child = self._running.get(name)
+        if child is not None:
+            child.kill()
+            if child.stdin is not None:
+                child.stdin.close()
+
+    def reap(self, name: str) -> None:
+        """See a stopped holder gone. Raises ChaosError when it has not ended a second later."""
+        child = self._running.get(name)
         if child is None:
             return
-        child.kill()
-        if child.stdin is not None:
-            child.stdin.close()
-        child.wait()
+        try:
+            child.wait(_KILL_WAIT_MS / 1_000)
+        except subprocess.TimeoutExpired:
+            raise ChaosError(
+                f"holder process {child.pid} does not die",
+                hint="it hangs in the kernel (state D); a reboot ends it",
+            ) from None
+        del self._running[name]
 
     def close(self) -> None:
         for name in list(self._running):
             self.stop(name)
+            self.reap(name)
 
 
 def find() -> dict[int, str]:
