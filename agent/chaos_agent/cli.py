@@ -156,7 +156,7 @@ def apply(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Try one fault on this node, under the same engine and limits as from afar."""
-    from chaos_core.faults import parse
+    from chaos_core.faults import from_words, parse
     from chaos_core.units import Duration
 
     if not local and not dry_run:
@@ -165,7 +165,7 @@ def apply(
         )
     if not duration:
         raise InvalidInput("--for is required", hint="for example --for 30s")
-    values = key_values(params)
+    values = from_words(params)
     fault = parse(kind, values)
     length = Duration.parse(duration)
     settings = configuration.load(config)
@@ -178,19 +178,6 @@ def apply(
     if not status.clean:
         sys.exit(Exit.NODE_UNREACHABLE)
     sys.exit(Exit.DONE if status.reason in ("duration", "stopped") else Exit.FAILED)
-
-
-def key_values(words: list[str]) -> dict[str, Any]:
-    """``key=value`` words as a dict. Raises InvalidInput for a word without ``=``, or twice."""
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InvalidInput(f"{word!r} is not key=value", hint="for example delay=50ms")
-        if key in values:
-            raise InvalidInput(f"parameter {key!r} is given twice")
-        values[key] = value
-    return values
 
 
 def _print_effects(fault: Any, settings: configuration.AgentConfig, length: Any) -> None:

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from chaos_agent.cli import key_values
-from chaos_core.errors import Exit, InvalidInput
+from chaos_core.errors import Exit
 
 AGENT = str(Path(sys.executable).with_name("chaos-agent"))
 
 
 def agent(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([AGENT, *words], capture_output=True, text=True, check=False)
-
-
-def test_parameters_are_key_equals_value() -> None:
-    assert key_values(["delay=50ms", "peers=a=b"]) == {"delay": "50ms", "peers": "a=b"}
-    for words in (["delay"], ["=5"], ["a=1", "a=2"]):
-        with pytest.raises(InvalidInput):
-            key_values(words)
 
 
 @pytest.mark.parametrize(

@@ -437,3 +437,11 @@ def test_a_fault_cannot_be_changed_after_it_was_checked() -> None:
     fault: Fault = faults.parse("cpu.stress", {"percent": "1%"})
     with pytest.raises(ValueError, match="frozen"):
         fault.percent = Percent(1)  # type: ignore[attr-defined]
+
+
+def test_parameters_from_a_command_line_are_key_equals_value() -> None:
+    words = ["delay=50ms", "peers=a=b"]
+    assert faults.from_words(words) == {"delay": "50ms", "peers": "a=b"}
+    for wrong in (["delay"], ["=5"], ["a=1", "a=2"]):
+        with pytest.raises(InvalidInput):
+            faults.from_words(wrong)

@@ -11,7 +11,7 @@ import difflib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -78,6 +78,19 @@ def nearest(name: str, known: Mapping[str, object]) -> str:
     """A hint: the nearest known name, or all of them."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(known)}"
+
+
+def from_words(words: Iterable[str]) -> dict[str, str]:
+    """``key=value`` words, as on a command line, as a mapping. Raises InvalidInput."""
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InvalidInput(f"{word!r} is not a parameter", hint="write it like delay=50ms")
+        if key in found:
+            raise InvalidInput(f"parameter {key!r} is given twice", hint="a list is one: a,b,c")
+        found[key] = value
+    return found
 
 
 def parse(kind: str, params: Mapping[str, Any]) -> Fault:

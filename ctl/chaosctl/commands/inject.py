@@ -54,9 +54,9 @@ def inject(
 
     For example: chaosctl inject network.latency -n web1 peers=10.0.0.2 delay=50ms --for 60s
     """
-    from chaos_core.faults import parse
+    from chaos_core.faults import from_words, parse
 
-    fault = parse(kind, read_params(params or []))
+    fault = parse(kind, from_words(params or []))
     duration = read_duration(length)
     if dry_run:
         from chaosctl.commands import plan
@@ -82,19 +82,6 @@ def inject(
         reason=reason,
     )
     _run(request, whom, as_json=form is Output.JSON)
-
-
-def read_params(words: list[str]) -> dict[str, str]:
-    """``key=value`` words as a mapping. Raises InvalidInput."""
-    found: dict[str, str] = {}
-    for text in words:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InvalidInput(f"{text!r} is not a parameter", hint="write it like delay=50ms")
-        if key in found:
-            raise InvalidInput(f"parameter {key!r} is given twice", hint="a list is one: a,b,c")
-        found[key] = value
-    return found
 
 
 def read_duration(text: str) -> Duration:
