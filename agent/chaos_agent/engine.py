@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import ops
+from chaos_agent.effects import ops, sweep
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Effect, Pipe
@@ -130,6 +130,10 @@ class Engine:
             difference.append(unkept)
         del self.standing[fault_id]
         return Outcome(tuple(difference), ended_at)
+
+    def residue(self) -> list[str]:
+        """Everything on this node that carries our tag, a line each."""
+        return [str(found) for found in sweep.find(self.host)]
 
     def _revert(self, standing: Standing) -> list[str]:
         problems = []

@@ -27,6 +27,7 @@ from chaos_core.messages import (
     Heartbeat,
     Hello,
     Message,
+    Release,
     Revert,
     from_keeper,
 )
@@ -238,5 +239,7 @@ def _to_keeper(answer: pb.ToAgent) -> Message | None:
             )
         case "revert":
             return Revert(fault=answer.revert.fault, reason=answer.revert.reason)
+        case "release":
+            return Release(epoch=answer.release.epoch, reason=answer.release.reason)
         case _:
             return None

@@ -18,7 +18,7 @@ from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Uns
 from chaos_core.faults import parse
 from chaos_core.lease import KERNEL_GRAIN, End, LeaseTable
 from chaos_core.log import Log
-from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Revert
+from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Release, Revert
 from chaos_core.units import Duration
 
 _CHECK_EVERY = 1_000_000  # read a fault in force back once a second
@@ -44,7 +44,7 @@ class Supervisor:
 
     # ── from the link ─────────────────────────────────────────────────────────────────────
 
-    def obey(self, message: Grant | Apply | Revert, now: int) -> None:
+    def obey(self, message: Grant | Apply | Revert | Release, now: int) -> None:
         """Do as told if it may be done. A refused apply becomes a status, nothing else."""
         try:
             match message:
@@ -54,6 +54,8 @@ class Supervisor:
                     self._apply(message, now)
                 case Revert():
                     self._revert(message, now)
+                case Release():
+                    self._release(message)
         except ChaosError as error:
             self.log.warning("refused", message=message.type, error=error.code, why=error.what)
             if isinstance(message, Apply):
@@ -91,7 +93,7 @@ class Supervisor:
         if self.quarantine:
             raise Refused(
                 f"node {self.config.node} is quarantined: {self.quarantine[0]}",
-                hint="see `chaosctl nodes`; `chaos-agent recover --release` on the node lifts it",
+                hint="see `chaosctl nodes`, then `chaosctl node release NODE --reason TEXT`",
             )
         self._raise_epoch(request.epoch)
         self.leases.obey(request.epoch)
@@ -141,6 +143,21 @@ class Supervisor:
         for fault in [request.fault] if request.fault else list(self.engine.standing):
             if fault in self.engine.standing:
                 self._end(fault, "abort" if request.reason == "abort" else "revert", now)
+
+    def _release(self, request: Release) -> None:
+        """Lift the quarantine after a clean check; what is still there is told instead."""
+        self._raise_epoch(request.epoch)
+        self.leases.obey(request.epoch)
+        self.changed = True
+        if self.engine.standing:
+            raise Refused("a fault is on the node", hint="wait for its end, or abort")
+        left = self.engine.residue()
+        if left:
+            self._keep_quarantine([f"still there: {line}" for line in left])
+            raise Refused(f"not clean: {'; '.join(left)}", hint="`chaos-agent recover` on the node")
+        self.log.info("quarantine lifted", why=request.reason, was="; ".join(self.quarantine))
+        self.quarantine = []
+        self._quarantine.remove()
 
     # ── with time ─────────────────────────────────────────────────────────────────────────
 
@@ -234,7 +251,10 @@ class Supervisor:
         )
 
     def _to_quarantine(self, fault: str, difference: tuple[str, ...]) -> None:
-        self.quarantine = [f"fault {fault}: {line}" for line in difference]
+        self._keep_quarantine([f"fault {fault}: {line}" for line in difference])
+
+    def _keep_quarantine(self, why: list[str]) -> None:
+        self.quarantine = why
         try:
             self._quarantine.write(self.quarantine)
         except OSError as error:

@@ -40,6 +40,8 @@ ROLES: Final = {
     "/chaos.v1.Operator/ListRuns": _VIEWER,
     "/chaos.v1.Operator/GetRun": _VIEWER,
     "/chaos.v1.Operator/CreateToken": _OPERATOR,
+    "/chaos.v1.Operator/ReleaseNode": _OPERATOR,
+    "/chaos.v1.Operator/ListAudit": _VIEWER,
 }
 _MAX_AUDITED = 2_000
 

@@ -18,7 +18,7 @@ from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.runs import Runs
 from chaos_controller.store import LatchRow, Store
-from chaos_core.errors import InvalidInput
+from chaos_core.errors import InvalidInput, NodeUnreachable, Refused
 from chaos_core.faults import nearest
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -28,6 +28,8 @@ _T = TypeVar("_T")
 
 _MAX_REASON: Final = 500
 _MAX_LISTED: Final = 1_000
+_RELEASE: Final = 3_000_000  # µs for a node to look at itself and say so
+_POLL_S: Final = 0.2
 _TOKEN_BYTES: Final = 24
 _TOKEN_TTL_S: Final = 3_600
 _MAX_TOKEN_TTL_S: Final = 30 * 86_400
@@ -130,6 +132,47 @@ class Operator(rpc.OperatorServicer):
         digest = hashlib.sha256(token.encode()).hexdigest()
         await self._store.add_token(str(caller(context)), digest, str(identity), expires)
         return pb.CreateTokenResponse(token=token, ca_hash=self._ca_hash, expires=expires)
+
+    async def ReleaseNode(
+        self, request: pb.ReleaseNodeRequest, context: Context
+    ) -> pb.ReleaseNodeResponse:
+        reason = request.reason.strip()
+        if not reason:
+            raise InvalidInput("a release needs a reason", hint="--reason TEXT")
+        session = self._fleet.sessions.get(request.node)
+        if session is None:
+            known = dict.fromkeys(sorted(await self._store.nodes()))
+            if request.node in known:
+                raise NodeUnreachable("not connected", where=request.node)
+            hint = nearest(request.node, known) if known else "no agent has ever connected"
+            raise InvalidInput(f"unknown node {request.node!r}", hint=hint)
+        was = session.quarantine
+        asked_at = clock.now()
+        epoch = self._authority.epoch
+        session.send(pb.ToAgent(release=pb.Release(epoch=epoch, reason=reason[:_MAX_REASON])))
+        while session.heard_at <= asked_at or session.quarantine:
+            if clock.now() > asked_at + _RELEASE:
+                break
+            await self._fleet.changed.wait(_POLL_S)
+        left = "; ".join(session.quarantine)
+        await self._store.audit(
+            actor=str(caller(context)),
+            action="releasenode",
+            request=f"{request.node}: {reason[:_MAX_REASON]}",
+            decision="accepted",
+            outcome=f"still quarantined: {left}" if left else "released",
+        )
+        if left:
+            raise Refused(
+                f"still quarantined: {left}",
+                where=request.node,
+                hint="on the node: systemctl stop chaos-agent; chaos-agent recover",
+            )
+        return pb.ReleaseNodeResponse(was=was)
+
+    async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> None:  # type: ignore[override]
+        for entry in await self._store.audit_entries():
+            await context.write(pb.AuditEntry(**entry))
 
     async def _known_run(self, run: str) -> Mapping[str, Any]:
         row = await self._store.run(run)

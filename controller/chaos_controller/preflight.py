@@ -154,7 +154,7 @@ def _reachable(node: str, fleet: Fleet, authority: Authority, now: int) -> NodeS
         raise NodeUnreachable(
             f"quarantined: {'; '.join(session.quarantine)}",
             where=node,
-            hint="look at the differences there: chaos-agent recover",
+            hint="look at the differences, then: chaosctl node release NODE --reason TEXT",
         )
     age = now - session.heard_at
     # The lease runs from that heartbeat: enough of it must be left to apply and renew.

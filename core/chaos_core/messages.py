@@ -66,7 +66,15 @@ class Revert(Message):
     reason: Annotated[str, Field(max_length=200)] = "revert"
 
 
-ToKeeper = Annotated[Grant | Apply | Revert, Field(discriminator="type")]
+class Release(Message):
+    """Lift the quarantine, if nothing of ours is found on the node."""
+
+    type: Literal["release"] = "release"
+    epoch: Epoch
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+ToKeeper = Annotated[Grant | Apply | Revert | Release, Field(discriminator="type")]
 
 
 # ── keeper → link ─────────────────────────────────────────────────────────────────────────
@@ -117,13 +125,13 @@ class Heartbeat(Message):
     quarantine: tuple[str, ...] = ()
 
 
-_TO_KEEPER: TypeAdapter[Grant | Apply | Revert] = TypeAdapter(ToKeeper)
+_TO_KEEPER: TypeAdapter[Grant | Apply | Revert | Release] = TypeAdapter(ToKeeper)
 _FROM_KEEPER: TypeAdapter[Hello | Heartbeat] = TypeAdapter(
     Annotated[Hello | Heartbeat, Field(discriminator="type")]
 )
 
 
-def to_keeper(data: bytes) -> Grant | Apply | Revert:
+def to_keeper(data: bytes) -> Grant | Apply | Revert | Release:
     """Parse a message from the link. Raises InvalidInput, naming the field."""
     return _parse(_TO_KEEPER, data)
 

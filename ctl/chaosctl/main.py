@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from chaos_core.errors import ChaosError, Exit, InvalidInput
 from chaosctl import output
-from chaosctl.commands import control, faults, inject, nodes, pki, runs
+from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs
 
 _MEANINGS = {
     Exit.DONE: "done; the fault held",
@@ -43,7 +43,9 @@ app.command()(inject.inject)
 app.command()(runs.watch)
 app.command()(control.abort)
 app.command()(control.resume)
+app.add_typer(nodes.app, name="node")
 app.add_typer(runs.app, name="runs")
+app.add_typer(audit.app, name="audit")
 app.add_typer(pki.app, name="pki")
 
 

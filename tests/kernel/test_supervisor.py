@@ -18,7 +18,7 @@ from chaos_agent.offers import node_view
 from chaos_agent.supervisor import Supervisor
 from chaos_core.envelope import PROFILES
 from chaos_core.log import Log
-from chaos_core.messages import Apply, FaultStatus, Grant, Revert
+from chaos_core.messages import Apply, FaultStatus, Grant, Release, Revert
 
 SECOND = 1_000_000
 
@@ -200,6 +200,22 @@ def test_a_difference_quarantines_the_node_until_it_is_released(
     assert "192.0.2.9" in refused.detail
     again = Node(host, tmp_path / "state")  # also after a restart
     assert "192.0.2.9" in again.supervisor.quarantine[0]
+
+
+def test_a_release_lifts_the_quarantine_only_when_nothing_of_ours_is_left(
+    node: Node, sh: Callable[..., str], tmp_path: Path
+) -> None:
+    node.partition()
+    sh("iptables-legacy", "-A", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
+    node.supervisor.obey(Revert(), now_us())
+    sh("ipset", "create", "chs-0badf00d-4", "hash:net")
+    node.supervisor.obey(Release(epoch=1, reason="looked"), now_us())
+    assert "chs-0badf00d-4" in node.supervisor.heartbeat(now_us()).quarantine[0]
+    sh("ipset", "destroy", "chs-0badf00d-4")
+    node.supervisor.obey(Release(epoch=1, reason="looked"), now_us())
+    assert node.supervisor.heartbeat(now_us()).quarantine == ()
+    assert not (tmp_path / "state" / "quarantine").exists()
+    assert node.status(node.partition()).state == "in_force"
 
 
 def test_two_faults_end_independently(node: Node, net: Any, users: Any) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from chaos_controller.config import Config
+from chaos_controller.server import Controller
 from chaos_core import errors
 from chaos_core.errors import ChaosError, Exit
 from chaos_core.log import Log
@@ -86,6 +89,14 @@ class Scripted(rpc.OperatorServicer):
     def CreateToken(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._ask(request, context)
         return pb.CreateTokenResponse(token="t0ken", ca_hash="sha256:00", expires="later")
+
+    def ReleaseNode(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        return pb.ReleaseNodeResponse(was=["fault 0a1b2c3d: + links: chs-x"])
+
+    def ListAudit(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        yield from ()
 
 
 RUN = pb.Run(
@@ -460,10 +471,8 @@ def test_pki_init_makes_an_identity_and_overwrites_nothing(tmp_path: Path, capsy
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[tuple[int, int, pki.Initialised]]:
     """A controller as it is installed, without nodes: its ports and its PKI."""
-    server = pytest.importorskip("chaos_controller.server")
-    config = pytest.importorskip("chaos_controller.config")
     made = pki.init(tmp_path / "pki", names=["127.0.0.1"])
-    settings = config.Config(
+    settings = Config(
         *("127.0.0.1", 0, 0), made.directory, f"sqlite+aiosqlite:///{tmp_path}/controller.db"
     )
     loop = asyncio.new_event_loop()
@@ -471,7 +480,7 @@ def real(tmp_path: Path) -> Iterator[tuple[int, int, pki.Initialised]]:
     ports: Queue[tuple[int, int]] = Queue()
 
     async def serve() -> None:
-        async with await server.Controller.start(settings, Log.to_stderr("test")) as running:
+        async with await Controller.start(settings, Log.to_stderr("test")) as running:
             ports.put((running.port, running.enrolment_port))
             await stopping.wait()
 
@@ -513,3 +522,30 @@ def test_the_real_controller_understands_every_command(
     assert main(["resume", "--reason", "fixed", *admin]) == Exit.DONE
     assert main(["runs", "show", "r-none", *admin]) == Exit.INVALID
     assert main(["watch", "r-none", *admin]) == Exit.INVALID
+    assert main(["node", "release", "n1", "--reason", "looked", *admin]) == Exit.INVALID
+
+
+def test_the_audit_log_is_shown_and_its_tampering_found(
+    real: tuple[int, int, pki.Initialised], tmp_path: Path, capsys: Capture
+) -> None:
+    port, _, made = real
+    admin = ["--controller", f"127.0.0.1:{port}", "--pki", str(made.operator)]
+    assert main(["abort", "--reason", "smoke", *admin]) == Exit.DONE
+    assert main(["resume", "--reason", "fixed", *admin]) == Exit.DONE
+    capsys.readouterr()
+    assert main(["audit", "list", "-o", "json", *admin]) == Exit.DONE
+    actions = [entry["action"] for entry in json.loads(capsys.readouterr().out)["entries"]]
+    assert actions == ["abort", "resume"]
+    assert main(["audit", "verify", "-o", "json", *admin]) == Exit.DONE
+    intact = json.loads(capsys.readouterr().out)
+    head = ["--head", f"{intact['entries']}:{intact['head']}"]
+    assert main(["audit", "verify", *head, *admin]) == Exit.DONE
+    assert main(["audit", "verify", "--head", "nonsense", *admin]) == Exit.INVALID
+    with sqlite3.connect(tmp_path / "controller.db") as database:
+        database.execute("DELETE FROM audit WHERE number = 2")
+    assert main(["audit", "verify", *admin]) == Exit.DONE  # its end was cut off
+    assert main(["audit", "verify", *head, *admin]) == Exit.FAILED
+    with sqlite3.connect(tmp_path / "controller.db") as database:
+        database.execute("UPDATE audit SET actor = 'operator/mallory' WHERE number = 1")
+    assert main(["audit", "verify", *admin]) == Exit.FAILED
+    assert "entry 1 was edited" in capsys.readouterr().out

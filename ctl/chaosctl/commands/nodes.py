@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,33 @@ def nodes(
         _show(answer)
 
 
+app = typer.Typer(no_args_is_help=True, help="Act on one node.")
+
+
+@app.command()
+def release(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The quarantined node.")],
+    reason: Annotated[str, typer.Option(help="Why it is fine again. Required.")],
+    form: OutputOption = Output.TABLE,
+    controller: ControllerOption = "",
+    pki: PkiOption = None,
+) -> None:
+    """Lift a node's quarantine. The node first checks that nothing of ours is on it."""
+    from chaosctl import client
+
+    request = client.chaos_pb2.ReleaseNodeRequest(node=node, reason=reason)
+    with client.operator(target(controller, pki)) as stub:
+        was = stub.ReleaseNode(request, timeout=client.ANSWER_S).was
+    if form is Output.JSON:
+        output.document({"node": node, "was": list(was)})
+    elif was:
+        typer.echo(f"{node} is released. It was quarantined for:")
+        for difference in was:
+            typer.echo(f"  {output.clean(difference)}")
+    else:
+        typer.echo(f"{node} was not quarantined; nothing changed.")
+
+
 def _show(answer: ListNodesResponse) -> None:
     if answer.nodes:
         output.table(
@@ -44,6 +71,7 @@ def _show(answer: ListNodesResponse) -> None:
             typer.echo(f"\n{output.clean(node.name)} is quarantined: it differs from its snapshot")
             for difference in node.quarantine:
                 typer.echo(f"  {output.clean(difference)}")
+            typer.echo(f"Looked at it? chaosctl node release {node.name} --reason TEXT")
     if answer.latch.set:
         latch = answer.latch
         said = f": {output.clean(latch.reason)}" if latch.reason else ""

@@ -157,6 +157,16 @@ class OperatorStub:
                 request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.CreateTokenResponse.FromString,
                 _registered_method=True)
+        self.ReleaseNode = channel.unary_unary(
+                '/chaos.v1.Operator/ReleaseNode',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeResponse.FromString,
+                _registered_method=True)
+        self.ListAudit = channel.unary_stream(
+                '/chaos.v1.Operator/ListAudit',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ListAuditRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.AuditEntry.FromString,
+                _registered_method=True)
 
 
 class OperatorServicer:
@@ -220,6 +230,21 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReleaseNode(self, request, context):
+        """Lift a node's quarantine after it has been looked at.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudit(self, request, context):
+        """The whole audit log, oldest first.
+        viewer
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -262,6 +287,16 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.CreateTokenRequest.FromString,
                     response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ReleaseNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseNode,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeResponse.SerializeToString,
+            ),
+            'ListAudit': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListAudit,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ListAuditRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.AuditEntry.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -483,6 +518,60 @@ class Operator:
             '/chaos.v1.Operator/CreateToken',
             chaos__proto_dot_v1_dot_chaos__pb2.CreateTokenRequest.SerializeToString,
             chaos__proto_dot_v1_dot_chaos__pb2.CreateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chaos.v1.Operator/ReleaseNode',
+            chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chaos.v1.Operator/ListAudit',
+            chaos__proto_dot_v1_dot_chaos__pb2.ListAuditRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.AuditEntry.FromString,
             options,
             channel_credentials,
             insecure,

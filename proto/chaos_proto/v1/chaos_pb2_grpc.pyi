@@ -94,6 +94,12 @@ class OperatorStub:
     GetRun: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.GetRunRequest, _chaos_pb2.GetRunResponse]
     """viewer"""
     CreateToken: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.CreateTokenRequest, _chaos_pb2.CreateTokenResponse]
+    ReleaseNode: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.ReleaseNodeRequest, _chaos_pb2.ReleaseNodeResponse]
+    """Lift a node's quarantine after it has been looked at."""
+    ListAudit: _grpc.UnaryStreamMultiCallable[_chaos_pb2.ListAuditRequest, _chaos_pb2.AuditEntry]
+    """The whole audit log, oldest first.
+    viewer
+    """
 
 @_typing.type_check_only
 class OperatorAsyncStub(OperatorStub):
@@ -119,6 +125,12 @@ class OperatorAsyncStub(OperatorStub):
     GetRun: _aio.UnaryUnaryMultiCallable[_chaos_pb2.GetRunRequest, _chaos_pb2.GetRunResponse]  # type: ignore[assignment]
     """viewer"""
     CreateToken: _aio.UnaryUnaryMultiCallable[_chaos_pb2.CreateTokenRequest, _chaos_pb2.CreateTokenResponse]  # type: ignore[assignment]
+    ReleaseNode: _aio.UnaryUnaryMultiCallable[_chaos_pb2.ReleaseNodeRequest, _chaos_pb2.ReleaseNodeResponse]  # type: ignore[assignment]
+    """Lift a node's quarantine after it has been looked at."""
+    ListAudit: _aio.UnaryStreamMultiCallable[_chaos_pb2.ListAuditRequest, _chaos_pb2.AuditEntry]  # type: ignore[assignment]
+    """The whole audit log, oldest first.
+    viewer
+    """
 
 class OperatorServicer(metaclass=_abc_1.ABCMeta):
     """── operators ───────────────────────────────────────────────────────────────────────
@@ -189,6 +201,24 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         request: _chaos_pb2.CreateTokenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_chaos_pb2.CreateTokenResponse, _abc.Awaitable[_chaos_pb2.CreateTokenResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReleaseNode(
+        self,
+        request: _chaos_pb2.ReleaseNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chaos_pb2.ReleaseNodeResponse, _abc.Awaitable[_chaos_pb2.ReleaseNodeResponse]]:
+        """Lift a node's quarantine after it has been looked at."""
+
+    @_abc_1.abstractmethod
+    def ListAudit(
+        self,
+        request: _chaos_pb2.ListAuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chaos_pb2.AuditEntry], _abc.AsyncIterator[_chaos_pb2.AuditEntry]]:
+        """The whole audit log, oldest first.
+        viewer
+        """
 
 def add_OperatorServicer_to_server(servicer: OperatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

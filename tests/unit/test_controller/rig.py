@@ -164,6 +164,7 @@ class Agent:
     refuses: str = ""
     unable: str = ""
     quarantine: tuple[str, ...] = ()
+    stays_quarantined: bool = False
     on_apply: Callable[[pb.Apply], None] = lambda _: None
     sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
@@ -263,6 +264,8 @@ class Agent:
                 for fault in [chosen] if chosen else list(self.faults):
                     self.table.drop(fault)
                     self._end(fault, "revert")
+            case "release" if not self.stays_quarantined:
+                self.quarantine = ()
 
     def _apply(self, apply: pb.Apply) -> None:
         self.applied.append(apply)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chaos_controller.store.audit import verify
+from chaos_core.audit import verify
 from chaos_core.errors import (
     ChaosError,
     EnvelopeExceeded,
@@ -287,3 +287,23 @@ async def test_a_node_of_an_interrupted_run_is_free_once_it_says_that_it_is_clea
     await until(lambda: not rig.controller.runs.carrying())
     async with rig.operator() as ann:
         assert (await ann.inject("n1"))[-1].verdict == "held"
+
+
+async def test_a_quarantined_node_is_released_once_it_says_that_it_is_clean(rig: Rig) -> None:
+    agent = await rig.agent("n1", quarantine=("+ links: chs-x",), stays_quarantined=True)
+    async with rig.operator() as ann:
+        request = pb.ReleaseNodeRequest(node="n1", reason="looked at it")
+        with pytest.raises(Refused, match="chs-x"):
+            await ann.one("ReleaseNode", request)
+        agent.stays_quarantined = False
+        answer = await ann.one("ReleaseNode", request)
+        assert list(answer.was) == ["+ links: chs-x"]
+        assert await ann.state("n1") == "connected"
+        with pytest.raises(InvalidInput, match="reason"):
+            await ann.one("ReleaseNode", pb.ReleaseNodeRequest(node="n1"))
+        with pytest.raises(InvalidInput, match="did you mean 'n1'"):
+            await ann.one("ReleaseNode", pb.ReleaseNodeRequest(node="n11", reason="x"))
+    entries = await rig.controller.store.audit_entries()
+    outcomes = [entry["outcome"] for entry in entries if entry["action"] == "releasenode"]
+    assert "released" in outcomes
+    assert verify(entries) is None
