@@ -1,0 +1,94 @@
+"""Seconds from pressing abort to the first undelayed ping, at three nodes.
+
+Pressing is the start of the ``chaosctl abort`` process. All nodes delay what they send
+to this host; the last of them to be clean is what counts. Then the same with one node
+cut off from the controller, whose lease alone ends its fault.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from rich.console import Console
+from rich.table import Table
+
+from chaos_core.lease import ABORT_BOUND, REVERT_BUDGET, TTL
+from chaos_lab import provision
+from chaos_lab.drill.context import Drill
+from chaos_lab.drill.measure import Pings, delayed
+from chaos_lab.layout import CONTROLLER, HOST_IP
+
+_REACHABLE, _CUT_OFF = 10, 4
+_DELAY, _HIT = "200ms", delayed(100)
+
+
+def measure(drill: Drill, console: Console) -> None:
+    """Abort again and again."""
+    with ExitStack() as stack:
+        wires = {
+            name: stack.enter_context(Pings(drill.fleet, "", drill.ip(name)))
+            for name in drill.fleet.nodes
+        }
+        reachable: list[float] = []
+        for number in range(_REACHABLE):
+            reachable.append(max(_abort(drill, wires).values()))
+            drill.say(f"abort {number + 1} of {_REACHABLE}: {reachable[-1]:.2f} s")
+        others, cut_off = [], []
+        for number in range(_CUT_OFF):
+            times = _abort(drill, wires, cut="n3", wait=number / _CUT_OFF)
+            cut_off.append(times.pop("n3"))
+            others.append(max(times.values()))
+            drill.say(f"n3 cut off, {number + 1} of {_CUT_OFF}: {cut_off[-1]:.2f} s")
+    table = Table(
+        *("last node clean after", "aborts", "s median (min–max)", "bound s", "worst / bound"),
+        title="abort at 3 nodes, on the wire",
+    )
+    bound, lapse = ABORT_BOUND / 1_000_000, (TTL + REVERT_BUDGET) / 1_000_000
+    _row(table, "all reachable", reachable, bound)
+    _row(table, "one cut off: the others", others, bound)
+    _row(table, "one cut off: that one", cut_off, bound)
+    _row(table, "the same, beside ttl + revert", cut_off, lapse)
+    console.print(table)
+
+
+def _row(table: Table, name: str, values: list[float], bound: float) -> None:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    spread = f"{middle:.2f} ({low:.2f}–{high:.2f})"
+    table.add_row(name, str(len(values)), spread, f"{bound:g}", f"{high / bound:.2f}")
+
+
+def _abort(
+    drill: Drill, wires: dict[str, Pings], *, cut: str = "", wait: float = 0.0
+) -> dict[str, float]:
+    """Fault all nodes, press abort after ``wait``, and see when each is clean.
+
+    A lease is renewed each second; ``wait`` moves the cut within that second.
+    """
+    run = drill.inject(
+        *("network.latency", f"peers={HOST_IP}", f"delay={_DELAY}"),
+        nodes=drill.fleet.nodes,
+        seconds=60,
+    )
+    try:
+        run.reached("observe")
+        for wire in wires.values():
+            wire.wait(_HIT)
+        if cut:
+            time.sleep(wait)
+            drill.fleet.cut(cut, CONTROLLER)
+        with ThreadPoolExecutor() as pool:  # at once: a late ping seconds after proves nothing
+            pressed = time.monotonic()
+            found = {
+                name: pool.submit(wire.clean_after, pressed, _HIT) for name, wire in wires.items()
+            }
+            drill.abort()
+        times = {name: future.result() for name, future in found.items()}
+    finally:
+        run.drop()
+        drill.fleet.heal()
+    drill.resume()
+    provision.wait_connected(drill.fleet)
+    return times

@@ -1,0 +1,1 @@
+"""What `latency_apply.py` runs inside a kernel that has all it takes."""
