@@ -30,8 +30,7 @@ _IN_LAB: tuple[Callable[[Drill], None], ...] = (
     safety.abort_reachable,
     safety.abort_unreachable,
     safety.controller_lost,
-    safety.agent_killed,
-    safety.agent_frozen,
+    safety.agent_gone,
     safety.reboot,
 )
 

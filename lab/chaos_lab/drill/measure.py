@@ -191,7 +191,7 @@ _CONNECT = """
 import socket, statistics, sys, time
 host, port = sys.argv[1], int(sys.argv[2])
 took = []
-for _ in range(25):
+for _ in range(15):
     start = time.perf_counter()
     with socket.create_connection((host, port), 5):
         took.append((time.perf_counter() - start) * 1000)
