@@ -75,6 +75,7 @@ class _Guest:
         init.chmod(0o700)
         self._kernel = subprocess.Popen(
             [
+                *("taskset", "-c", str(max(os.sched_getaffinity(0)))),  # four times faster
                 *("linux.uml", "mem=384M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/"),
                 *("ro", "con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={directory}/"),
                 *(f"init={init}", f"exchange={directory}", f"cwd={config.rootpath}"),

@@ -1,8 +1,7 @@
 """Everything an effect needs of this machine, opened when first asked for.
 
-A keeper at rest must stay small, so nothing of pyroute2 or python-iptables is
-imported before the first fault. A socket belongs to the network namespace in
-which its thread was when it was opened: one Host, one thread, one namespace.
+A socket belongs to the network namespace in which its thread was when it was
+opened: one Host, one thread, one namespace.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from chaos_lab.fleet import Fleet
 _REPLY = re.compile(r"icmp_seq=(\d+) .*time=([\d.]+) ms")
 _MISSING = re.compile(r"no answer yet for icmp_seq=(\d+)")
 _PATIENCE_S = 10.0
-_SETTLED = 10  # replies in a row that must be as before
+_SETTLED = 20  # replies in a row that must be as before
 
 
 class Stream:
@@ -109,16 +109,17 @@ class Pings(Stream):
     def clean_after(
         self, since: float, hit: Callable[[Reply], bool], timeout: float = 15.0
     ) -> float:
-        """Seconds from ``since`` to the first of ten pings in a row that were not hit.
+        """Seconds from ``since`` to the first of twenty pings in a row that were not hit.
 
         Returns ``timeout`` when that did not happen in time.
         """
         while time.monotonic() < since + timeout:
-            after = [reply for reply in self.replies if reply.at >= since]
-            bad = [number for number, reply in enumerate(after) if hit(reply)]
-            first = bad[-1] + 1 if bad else 0
-            if len(after) - first >= _SETTLED:
-                return after[first].at - since
+            good: list[Reply] = []
+            for reply in self.replies:
+                if reply.at >= since:
+                    good = [] if hit(reply) else [*good, reply]
+                if len(good) >= _SETTLED:
+                    return good[0].at - since
             time.sleep(0.02)
         return timeout
 
