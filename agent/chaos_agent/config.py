@@ -178,7 +178,8 @@ class _Reader:
             raise InvalidInput(
                 f"controller.address: {host!r} does not resolve ({error.strerror})",
                 where=where,
-                hint="traffic to the controller cannot be protected without its address",
+                hint="give an address, or a name from /etc/hosts: the keeper has no network, and"
+                " traffic to the controller cannot be protected without its address",
             ) from None
         return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
