@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from chaos_controller.clock import rfc3339
 from chaos_controller.store import audit as chain
+from chaos_controller.store import epochs
 from chaos_controller.store import schema as s
 from chaos_controller.store.engine import durable, failing_clearly, first_line, migrate
 from chaos_core.errors import InvalidInput, NotPermitted
@@ -87,15 +88,20 @@ class Store:
     # ── epoch and nodes ───────────────────────────────────────────────────────────────────
 
     async def next_epoch(self, at_least: int = 0) -> int:
-        """Count this start: one more than ever before, and not below ``at_least``."""
+        """Count this start: more than ever before, and not below ``at_least``."""
         async with self._write() as db:
-            last = (await db.execute(sa.select(s.meta.c.epoch))).scalar()
-            epoch = max((last or 0) + 1, at_least)
-            if last is None:
+            last = await _epoch(db)
+            epoch = epochs.following(last, at_least)
+            if not last:
                 await db.execute(s.meta.insert().values(id=1, epoch=epoch))
             else:
                 await db.execute(s.meta.update().values(epoch=epoch))
             return epoch
+
+    async def epoch(self) -> int:
+        """That of the last start, 0 before the first."""
+        async with self._read() as db:
+            return await _epoch(db)
 
     async def keep_node(self, name: str, **columns: str) -> None:
         """Remember a node as it introduced itself."""
@@ -287,6 +293,10 @@ class Store:
     async def _rows(self, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
         async with self._read() as db:
             return list((await db.execute(query)).mappings())
+
+
+async def _epoch(db: AsyncConnection) -> int:
+    return (await db.execute(sa.select(s.meta.c.epoch))).scalar() or 0
 
 
 async def _latch(db: AsyncConnection) -> LatchRow | None:

@@ -1,0 +1,19 @@
+"""A controller that follows another, or is followed by one: found by tests/sim."""
+
+from __future__ import annotations
+
+from chaos_controller.store import epochs
+
+
+def test_two_controllers_from_one_backup_do_not_share_an_epoch() -> None:
+    chance = [epochs.following(7_000_123) for _ in range(10)]
+    assert len(set(chance)) > 1
+    assert all(8_000_000 <= epoch < 9_000_000 for epoch in chance)
+
+
+def test_an_epoch_is_higher_than_the_last_and_not_below_what_was_asked_for() -> None:
+    for last, at_least in ((0, 0), (1, 0), (999_999, 0), (5_000_007, 5_000_008), (3, 41_999_999)):
+        for chance in (0, 999_999):
+            epoch = epochs.following(last, at_least, chance=chance)
+            assert epoch > last
+            assert epoch >= at_least
