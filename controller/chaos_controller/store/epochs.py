@@ -11,6 +11,8 @@ from __future__ import annotations
 import secrets
 from typing import Final
 
+from chaos_core.errors import Fenced
+
 _STARTS: Final = 1_000_000  # what one start is worth; below it is chance
 
 
@@ -18,3 +20,13 @@ def following(last: int, at_least: int = 0, *, chance: int | None = None) -> int
     """The epoch of the start after ``last``, and not below ``at_least``."""
     digits = secrets.randbelow(_STARTS) if chance is None else chance % _STARTS
     return (max(last, at_least - 1) // _STARTS + 1) * _STARTS + digits
+
+
+def check_newest(ours: int, newest: int) -> None:
+    """Raise Fenced if another controller has been started on this store since."""
+    if newest > ours:
+        raise Fenced(
+            f"another controller has been started on this store, with epoch {newest}; ours is"
+            f" {ours}",
+            hint="stop this one; nodes and runs are that one's now",
+        )

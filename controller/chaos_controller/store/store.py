@@ -127,9 +127,11 @@ class Store:
     ) -> None:
         """Write a run and the nodes that it occupies, if ``check`` does not raise.
 
-        ``check`` sees the latch and all occupied nodes in the same transaction.
+        ``check`` sees the latch and all occupied nodes in the same transaction. Raises
+        Fenced when a later controller has this store: what is occupied is its to say.
         """
         async with self._write() as db:
+            epochs.check_newest(run.epoch, await _epoch(db))
             check(await _latch(db), await _occupied(db))
             await db.execute(
                 s.runs.insert().values(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from chaos_controller.store import epochs
+import pytest
+
+from chaos_controller.store import Store, epochs
+from chaos_core.errors import Fenced
+
+from .rig import Rig
 
 
 def test_two_controllers_from_one_backup_do_not_share_an_epoch() -> None:
@@ -17,3 +22,14 @@ def test_an_epoch_is_higher_than_the_last_and_not_below_what_was_asked_for() -> 
             epoch = epochs.following(last, at_least, chance=chance)
             assert epoch > last
             assert epoch >= at_least
+
+
+async def test_a_controller_whose_store_has_passed_to_another_starts_nothing(rig: Rig) -> None:
+    agent = await rig.agent("n1")
+    standby = await Store.open(rig.config.database)
+    await standby.next_epoch()
+    await standby.close()
+    async with rig.operator() as ann:
+        with pytest.raises(Fenced, match="another controller has been started on this store"):
+            await ann.inject("n1")
+    assert not agent.applied
