@@ -108,13 +108,17 @@ class Controller:
         )
 
     async def _inherit(self, epoch_at_least: int) -> None:
-        """Begin a new epoch, close what a former controller left open, wait out its leases."""
+        """Begin a new epoch, close what a former controller left open, wait out its leases.
+
+        Also when nothing is open: this store may be a copy from before it was.
+        """
+        former = await self.store.epoch()
         self.authority.epoch = await self.store.next_epoch(epoch_at_least)
         self.authority.latch = await self.store.latch()
         interrupted = await self.store.interrupt_runs()
         occupied = await self.store.occupied()
         self.runs.inherit(occupied)
-        if interrupted or occupied:
+        if former or epoch_at_least:
             self.authority.settled_at = clock.now() + int(ABORT_BOUND)
         for run in interrupted:
             self.log.warning("run interrupted: its controller died", run=run)

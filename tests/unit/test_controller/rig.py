@@ -70,10 +70,16 @@ class Rig:
         self.controller = await Controller.start(self.config, log, epoch_at_least=epoch_at_least)
         return self.controller
 
-    async def restart(self, **options: int) -> Controller:
-        """Another controller on the same store. The agents have to dial again."""
+    async def restart(self, *, waited: bool = True, **options: int) -> Controller:
+        """Another controller on the same store. The agents have to dial again.
+
+        ``waited`` pretends that the leases of the former one have been waited out.
+        """
         await self.controller.stop()
-        return await self.start(**options)
+        await self.start(**options)
+        if waited:
+            self.controller.authority.settled_at = 0
+        return self.controller
 
     async def close(self) -> None:
         for agent in self.agents:

@@ -251,9 +251,9 @@ async def test_after_a_restart_runs_are_interrupted_and_nothing_starts_for_a_whi
         run = first.applied[0].run
         first.silent = True
         epoch = rig.controller.authority.epoch
-        await rig.restart()
+        await rig.restart(waited=False)
         call.cancel()
-    assert rig.controller.authority.epoch == epoch + 1
+    assert rig.controller.authority.epoch > epoch
     await second.dial()
     async with rig.operator() as ann:
         kept = await ann.one("GetRun", pb.GetRunRequest(id=run))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from chaos_controller.store import Store, epochs
-from chaos_core.errors import Fenced
+from chaos_core.errors import Fenced, Refused
 
-from .rig import Rig
+from .rig import Rig, until
 
 
 def test_two_controllers_from_one_backup_do_not_share_an_epoch() -> None:
@@ -22,6 +22,20 @@ def test_an_epoch_is_higher_than_the_last_and_not_below_what_was_asked_for() -> 
             epoch = epochs.following(last, at_least, chance=chance)
             assert epoch > last
             assert epoch >= at_least
+
+
+async def test_a_controller_that_was_started_before_waits_even_when_nothing_is_open(
+    rig: Rig,
+) -> None:
+    """Its store may be a copy from before the run that is in force now."""
+    agent = await rig.agent("n1")
+    await rig.restart(waited=False)
+    await agent.dial()
+    async with rig.operator() as ann:
+        await until(lambda: "n1" in rig.controller.fleet.sessions)
+        with pytest.raises(Refused, match=r"try again in [1-5] s"):
+            await ann.inject("n1")
+    assert not agent.applied
 
 
 async def test_a_controller_whose_store_has_passed_to_another_starts_nothing(rig: Rig) -> None:
