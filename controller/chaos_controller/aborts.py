@@ -17,7 +17,7 @@ from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.runs import Runs
 from chaos_controller.store import LatchRow, Store
-from chaos_core.errors import ChaosError
+from chaos_core.errors import ChaosError, Latched
 from chaos_core.lease import ABORT_BOUND, HEARTBEAT_INTERVAL, REVERT_BUDGET
 from chaos_core.log import Log
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -89,8 +89,19 @@ class Aborts:
         )
 
     async def resume(self, actor: str, reason: str) -> LatchRow | None:
-        """Lift the latch, on disk first; returns what it was."""
-        was = await self._store.clear_latch(actor, reason) or self._authority.latch
+        """Lift the latch, on disk first; returns what it was.
+
+        An abort that is accepted meanwhile stays in force: raises Latched.
+        """
+        lifted = self._authority.latch
+        was = await self._store.clear_latch(actor, reason) or lifted
+        newer = self._authority.latch
+        if newer is not None and newer is not lifted:
+            await self._write(newer)
+            raise Latched(
+                f"{newer.actor} aborted everything while the resume was written: {newer.reason}",
+                hint="when the cause is gone: chaosctl resume --reason TEXT",
+            )
         self._authority.latch = None
         self._log.warning("resume", actor=actor, reason=reason)
         return was

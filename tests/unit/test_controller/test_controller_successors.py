@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from chaos_controller.store import Store, epochs
-from chaos_core.errors import Fenced, Refused
+from chaos_core.errors import Fenced, Latched, Refused
+from chaos_proto.v1 import chaos_pb2 as pb
 
 from .rig import Rig, until
 
@@ -46,4 +49,32 @@ async def test_a_controller_whose_store_has_passed_to_another_starts_nothing(rig
     async with rig.operator() as ann:
         with pytest.raises(Fenced, match="another controller has been started on this store"):
             await ann.inject("n1")
+    assert not agent.applied
+
+
+async def test_a_resume_does_not_lift_an_abort_that_came_while_it_was_written(rig: Rig) -> None:
+    agent = await rig.agent("n1")
+    go = asyncio.Event()
+    store = rig.controller.store
+    clear = store.clear_latch
+
+    async def slow(actor: str, reason: str) -> object:
+        was = await clear(actor, reason)
+        await go.wait()
+        return was
+
+    store.clear_latch = slow  # type: ignore[method-assign,assignment]
+    async with rig.operator() as ann:
+        await ann.all("Abort", pb.AbortRequest(reason="first"))
+        resuming = asyncio.ensure_future(ann.one("Resume", pb.ResumeRequest(reason="fixed")))
+        await asyncio.sleep(0.05)
+        await ann.all("Abort", pb.AbortRequest(reason="second"))
+        go.set()
+        with pytest.raises(Latched, match="second"):
+            await resuming
+        with pytest.raises(Latched, match="second"):
+            await ann.inject("n1")
+        kept = await store.latch()
+        assert kept is not None
+        assert kept.reason == "second"
     assert not agent.applied
