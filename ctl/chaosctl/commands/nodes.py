@@ -71,7 +71,7 @@ def _show(answer: ListNodesResponse) -> None:
             typer.echo(f"\n{output.clean(node.name)} is quarantined: it differs from its snapshot")
             for difference in node.quarantine:
                 typer.echo(f"  {output.clean(difference)}")
-            typer.echo(f"Looked at it? chaosctl node release {node.name} --reason TEXT")
+            typer.echo("Looked at it? chaosctl node release NODE --reason TEXT")
     if answer.latch.set:
         latch = answer.latch
         said = f": {output.clean(latch.reason)}" if latch.reason else ""

@@ -32,8 +32,10 @@ CALLS: dict[str, tuple[str, Any]] = {
     "ListRuns": ("one", pb.ListRunsRequest()),
     "GetRun": ("one", pb.GetRunRequest(id="r-none")),
     "CreateToken": ("one", pb.CreateTokenRequest(identity="agent/n9")),
+    "ReleaseNode": ("one", pb.ReleaseNodeRequest(node="n9", reason="x")),
+    "ListAudit": ("all", pb.ListAuditRequest()),
 }
-READS = {"ListNodes", "Watch", "ListRuns", "GetRun"}
+READS = {"ListNodes", "Watch", "ListRuns", "GetRun", "ListAudit"}
 
 
 def test_every_method_of_the_contract_has_its_roles() -> None:
