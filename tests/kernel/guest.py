@@ -57,13 +57,14 @@ def main() -> None:
         ("proc", "/proc", "proc"),
         ("sys", "/sys", "sysfs"),
         ("run", "/run", "tmpfs"),
-        ("tmp", "/tmp", "tmpfs"),  # the guest's own
         ("cgroup", "/sys/fs/cgroup", "cgroup2"),
     ):
         mount(source, target, kind)
     words = dict(
         word.split("=", 1) for word in Path("/proc/cmdline").read_text().split() if "=" in word
     )
+    temporary = Path("/run/tmp")  # not /tmp, where the project itself may be
+    temporary.mkdir()
     _EXCHANGE.mkdir()
     mount("none", str(_EXCHANGE), "hostfs", words["exchange"])
     modules = Modules()
@@ -78,7 +79,12 @@ def main() -> None:
     Path("/proc/sys/kernel/modprobe").write_text("\n")
     subprocess.run(
         (_EXCHANGE / "command").read_text().split("\0"),
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/run", "CHAOS_GUEST": "1"},
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/run",
+            "CHAOS_GUEST": "1",
+            "TMPDIR": str(temporary),
+        },
         cwd=words["cwd"],
         check=False,
     )
