@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,7 +25,7 @@ _PATIENCE_S = 10.0
 _SETTLED = 20  # replies in a row that must be as before
 
 
-class Stream:
+class Stream(ABC):
     """A long-running command whose lines are read as they come; ends with the ``with`` block."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -50,9 +51,9 @@ class Stream:
         for line in self._process.stdout:
             self.take(time.monotonic(), line)
 
+    @abstractmethod
     def take(self, at: float, line: str) -> None:
         """One line that arrived at ``at``."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
