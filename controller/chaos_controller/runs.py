@@ -142,10 +142,11 @@ class Runs:
         return {node for _, node in self.occupied}
 
     def lapsed_at(self, node: str) -> int:
-        """When every lease on this node is over, also those that a former controller gave."""
-        inherited = any(name == node and run not in self.live for run, name in self.occupied)
-        former = self._authority.settled_at if inherited else 0
-        return max(self._fleet.lapsed_at(node), former)
+        """When every lease on this node is over, also those that a former controller gave.
+
+        It may have given some that our store does not know, if that is an old copy.
+        """
+        return max(self._fleet.lapsed_at(node), self._authority.settled_at)
 
     async def tick(self) -> None:
         """Let time pass, until cancelled."""

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from chaos_controller import clock
 from chaos_controller.store import Store, epochs
 from chaos_core.errors import Fenced, Latched, Refused
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -39,6 +40,19 @@ async def test_a_controller_that_was_started_before_waits_even_when_nothing_is_o
         with pytest.raises(Refused, match=r"try again in [1-5] s"):
             await ann.inject("n1")
     assert not agent.applied
+
+
+async def test_after_a_start_an_abort_vouches_for_no_node_before_older_leases_are_over(
+    rig: Rig,
+) -> None:
+    await rig.agent("n1")
+    await rig.restart(waited=False)
+    wait = 700_000
+    rig.controller.authority.settled_at = clock.now() + wait
+    async with rig.operator() as ann:
+        node, _ = await ann.all("Abort", pb.AbortRequest(reason="x"))
+    assert (node.node, node.detail) == ("n1", "out of reach; it carried no fault of ours")
+    assert wait * 0.7 < node.clean_after_us <= wait
 
 
 async def test_a_controller_whose_store_has_passed_to_another_starts_nothing(rig: Rig) -> None:
