@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill test test-unit test-kernel test-vm check proto deb bench clean
+.PHONY: help setup drill test test-unit test-kernel test-vm check proto deb bench sim clean
 
 PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
 BIN := .venv/bin
@@ -40,6 +40,9 @@ deb: setup ## build dist/chaosctl_<version>_amd64.deb
 
 bench: setup ## measure what bench/README.md tabulates
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
+	@$(BIN)/python -m tests.sim --seeds 100000
 
 clean: ## end every fleet; delete what was built
 	@for state in $(wildcard .lab/state.json .lab/*/state.json); do \
