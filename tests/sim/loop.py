@@ -97,13 +97,13 @@ class Loop:
         """Play every event up to ``until``, calling ``after`` behind each."""
         heap = self._heap
         while heap and heap[0][0] <= until:
-            when, number, process, life, call = heapq.heappop(heap)
+            when, _, process, life, call = heapq.heappop(heap)
             self.now = when
             if process is not None:
                 if process.life != life:
                     continue
                 if process.paused_until > when:
-                    heapq.heappush(heap, (process.paused_until, number, process, life, call))
+                    self.at(process.paused_until, call, process)  # in the order of being due
                     continue
             self.events += 1
             call()

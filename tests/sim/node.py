@@ -194,12 +194,10 @@ class Agent:
 
     def _set_alarm(self, now: int) -> None:
         """select() counts awake time: after a suspend it still waits for what was left."""
-        due = now + LONGEST_SLEEP * 4
-        if self.link:
-            due = min(due, self._next_heartbeat)
+        due = self._next_heartbeat if self.link else now + SILENCE
         wakeup = self.supervisor.next_wakeup()
-        if wakeup is not None:
-            due = min(due, wakeup)
+        if wakeup is not None and wakeup < due:
+            due = wakeup
         self._alarm = alarm = self._alarm + 1
         loop = self.world.loop
         late = self.world.lateness() if due > now else 1

@@ -184,6 +184,14 @@ def installed() -> Iterator[Outside]:
     async def sleep(seconds: float) -> None:
         await Pause(int(seconds * 1_000_000))
 
+    with ExitStack() as stack:
+        for module, name, value in _stand_ins(outside, File, sleep):
+            stack.enter_context(patch.object(module, name, value))
+        yield outside
+
+
+def _stand_ins(outside: Outside, file: type, sleep: Any) -> list[tuple[Any, str, Any]]:
+    """(where, which name, what instead)"""
     aio = SimpleNamespace(
         Event=Event,
         Lock=Lock,
@@ -192,19 +200,16 @@ def installed() -> Iterator[Outside]:
         sleep=sleep,
         timeout=lambda span: Timeout(outside.loop, span),
     )
-    with ExitStack() as stack:
-        for module, name, value in (
-            (chaos_controller.clock, "now", outside.now),
-            (chaos_controller.clock, "rfc3339", outside.text),
-            (chaos_controller.runs, "secrets", outside),
-            (chaos_controller.runs, "asyncio", aio),
-            (chaos_controller.fleet, "asyncio", aio),
-            (chaos_controller.aborts, "asyncio", aio),
-            (chaos_agent.effects.leased_set, "now_us", outside.now),
-            (chaos_agent.supervisor, "StateFile", File),
-            (chaos_agent.engine, "ops", _ops),
-            (chaos_agent.engine, "snapshot", _SNAPSHOT),
-            *_remembered(),
-        ):
-            stack.enter_context(patch.object(module, name, value))
-        yield outside
+    return [
+        (chaos_controller.clock, "now", outside.now),
+        (chaos_controller.clock, "rfc3339", outside.text),
+        (chaos_controller.runs, "secrets", outside),
+        (chaos_controller.runs, "asyncio", aio),
+        (chaos_controller.fleet, "asyncio", aio),
+        (chaos_controller.aborts, "asyncio", aio),
+        (chaos_agent.effects.leased_set, "now_us", outside.now),
+        (chaos_agent.supervisor, "StateFile", file),
+        (chaos_agent.engine, "ops", _ops),
+        (chaos_agent.engine, "snapshot", _SNAPSHOT),
+        *_remembered(),
+    ]

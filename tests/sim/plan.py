@@ -81,8 +81,8 @@ def draw(seed: int) -> Plan:
         horizon=horizon,
         profiles=mixed if rng.random() < 0.1 else (profile,) * len(NODES),
         loss=0.0 if calm else rng.choice((0.0, 0.0, 0.02, 0.1, 0.3)),
-        twice=0.0 if calm else rng.choice((0.0, 0.05, 0.3, 0.8)),
-        slow=0.0 if calm else rng.choice((0.0, 0.05, 0.3, 0.8)),
+        twice=0.0 if calm else rng.choice((0.0, 0.0, 0.05, 0.3, 0.6)),
+        slow=0.0 if calm else rng.choice((0.0, 0.0, 0.05, 0.3, 0.6)),
         slowest=rng.choice((300_000, S, 3 * S, 8 * S)),
         victim=rng.choice((*_NOBODY, "grant", "apply", "revert", "revert", "heartbeat")),
         split=rng.random() < 0.3,
@@ -98,12 +98,12 @@ def _actions(rng: random.Random, horizon: int, long: bool, disasters: int) -> li
         found.append(Action(at, "inject", _injection(rng, long)))
         at += rng.randint(100_000, 1_500_000) * (20 if long else 1)
     for _ in range(rng.choices((0, 1, 2), (60, 30, 10))[0]):
-        at = rng.randint(S // 2, max(S, min(horizon - 6 * S, 300 * S)))
+        at = rng.randint(3 * S // 2, max(2 * S, horizon - 6 * S))
         found.append(Action(at, "abort", (rng.random() < 0.3,)))
         if rng.random() < 0.7:
             at += rng.choice((1, S, 4 * S, 6 * S))
             found.append(Action(at, "resume"))
-            if rng.random() < 0.1:  # somebody else aborts while the resume is being written
+            if rng.random() < 0.3:  # somebody else aborts while the resume is being written
                 found.append(Action(at + rng.randint(1, 20_000), "abort", (False,)))
     names = [name for name, _ in _NEMESES]
     weights = [weight for _, weight in _NEMESES]
@@ -124,20 +124,20 @@ def _disasters(rng: random.Random, at: int) -> list[Action]:
     short = rng.randint(50_000, 600_000)
     again = rng.choice(("same", "standby", "stale", "stale standby"))
     shared = rng.choice(("shared", "shared", "stale"))
-    match rng.choice(("restore", "takeover", "stale stream", "orphan", "limp")):
+    match rng.choice(("restore", "takeover", "stale stream", "orphan", "limp", "sleep")):
         case "restore":  # an old copy comes back when a later start has been counted already
-            second = (
-                Action(later, "second_controller", ("stale", False)),
-                Action(later, "kill_controller", (short, "stale", False)),
+            old = rng.choice(
+                (
+                    ("second_controller", ("stale", False)),
+                    ("kill_controller", (short, "stale", False)),
+                )
             )
             kill = Action(soon, "kill_controller", (short, again, False))
-            return [Action(at, "backup"), kill, rng.choice(second)]
+            return [Action(at, "backup"), kill, Action(later, *old)]
         case "takeover":  # two controllers, and nodes that go from one to the other or stay
-            flaps = [
-                Action(at + rng.randint(1, 6 * S), "unlink", (9, 0))
-                for _ in range(rng.choice((0, 4)))
-            ]
-            return [Action(at, "second_controller", (shared, False)), *flaps]
+            flaps = [at + rng.randint(1, 6 * S) for _ in range(rng.choice((0, 4)))]
+            second = Action(at, "second_controller", (shared, False))
+            return [second, *(Action(flap, "unlink", (9, 0)) for flap in flaps)]
         case "stale stream":  # the old one stops, is replaced, and answers what it finds then
             again = rng.choice(("stale", "stale", "shared"))
             leaves = rng.randint(100_000, 900_000)
@@ -153,6 +153,8 @@ def _disasters(rng: random.Random, at: int) -> list[Action]:
                 Action(at, *lonely),
                 Action(soon, "kill_controller", (short, again, rng.random() < 0.5)),
             ]
+        case "sleep":
+            return [Action(at, "suspend", (9, rng.randint(S // 2, 5 * S)))]
         case _:  # an agent that stops with an answer on its way, for about as long as its lease
             return [
                 Action(at + turn * 3 * S, "pause_waiting", (9, rng.randint(1_500_000, 3 * S)))
@@ -163,7 +165,9 @@ def _disasters(rng: random.Random, at: int) -> list[Action]:
 def _injection(rng: random.Random, long: bool) -> tuple[Any, ...]:
     """How many nodes, from which on, and for how long."""
     wanted = rng.choices((1, 2, 3, 5), (75, 15, 5, 5))[0]
-    durations = (300 * S,) if long else (400_000, 1_500_000, 3 * S, 30 * S, 30 * S, 300 * S)
+    durations = (
+        (300 * S,) if long else (400_000, 400_000, 1_500_000, 3 * S, 30 * S, 30 * S, 300 * S)
+    )
     return wanted, rng.randrange(len(NODES)), rng.choice(durations)
 
 

@@ -175,7 +175,7 @@ class World:
     def _send(self, node: str, way: str, kind: str, reach: Callable[[], None]) -> None:
         """A message's fate: lost, late, twice. A connection is made or not, but not late."""
         plan, rng = self.plan, self.rng
-        lost = 0.85 if kind == plan.victim else plan.loss
+        lost = 0.9 if kind == plan.victim else plan.loss
         if self.cut(node, way) or (kind != "hello" and rng.random() < lost):
             return
         for _ in range(2 if rng.random() < plan.twice and kind != "hello" else 1):
@@ -186,7 +186,7 @@ class World:
 
     def lateness(self) -> int:
         """How late a live agent comes to what is due: its loop takes time, and scheduling."""
-        return 1 + int(self.rng.random() * self.rng.random() * (LATENESS - 1))
+        return 1 + int(self.rng.random() ** 2 * (LATENESS - 1))
 
     def disk_latency(self) -> int:
         return max(self.stalled_until - self.loop.now, 0) + 500 + int(self.rng.random() * 15_000)
