@@ -9,6 +9,7 @@ here as if they had run here. A test that uses ``kernel`` runs in both.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -173,10 +174,13 @@ def _missing() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _prerequisites() -> None:
+def _prerequisites() -> Iterator[None]:
     missing = _missing()
     if missing:
         pytest.fail(missing, pytrace=False)
+    with Path("/run/chaos-kernel-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # cgroups are the machine's: one session at a time
+        yield
 
 
 @pytest.fixture(params=["here", pytest.param("guest", marks=pytest.mark.guest)])
