@@ -188,7 +188,7 @@ def _print_effects(fault: Any, settings: configuration.AgentConfig, length: Any)
 
     envelope.check(settings.envelope, fault.draw(), length)
     host = Host()
-    for effect in fault.compile(node_view(settings, host), "00000000"):
+    for effect in fault.compile(node_view(settings, host, fault), "00000000"):
         typer.echo(describe(effect))
     host.close()
 
@@ -220,7 +220,9 @@ def _apply_local(
     with sole_keeper(settings.runtime):
         host = Host()
         run_recover(host, settings.state, now_us, log)
-        engine = Engine(host, Journal(settings.state), lambda: node_view(settings, host), now_us)
+        engine = Engine(
+            host, Journal(settings.state), lambda fault: node_view(settings, host, fault), now_us
+        )
         return hold(
             Supervisor(settings, engine, log),
             fault=secrets.token_hex(4),

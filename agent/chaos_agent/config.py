@@ -39,6 +39,7 @@ _KEYS = {
         *("duration_latency", "duration_loss", "duration_cpu", "duration_memory"),
     ),
     "network": ("mark_mask", "ssh_ports", "protected"),
+    "units": ("protected",),
 }
 
 
@@ -119,6 +120,7 @@ class _Reader:
                 controllers=self._resolve(controller),
                 peers=tuple(self._get("network", "protected", (), _cidrs)),
                 ssh_ports=tuple(self._get("network", "ssh_ports", (22,), _ports)),
+                units=tuple(self._get("units", "protected", (), _patterns)),
             ),
             mark_mask=int(self._get("network", "mark_mask", DEFAULT_MARK_MASK, _mask)),
         )
@@ -223,6 +225,13 @@ def _cidrs(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("a list of addresses or CIDRs is expected")
     return tuple(str(ipaddress.ip_network(item)) for item in value)
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError("a list of services is expected, like ['postgresql*']")
+    texts = [_text(item) for item in value]
+    return tuple(name if "*" in name or "." in name else f"{name}.service" for name in texts)
 
 
 def _ports(value: Any) -> tuple[int, ...]:

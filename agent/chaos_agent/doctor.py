@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from chaos_agent.effects.pipe import release
@@ -46,7 +47,10 @@ class Report:
 
 def examine(host: Host) -> Report:
     """Try everything, and leave nothing behind."""
-    found = [*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6), *_cgroups(host)]
+    found = [
+        *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
+        *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
+    ]
     legacy = all(ability.ok for ability in found if ability.name in ("mark", "multiport"))
     return Report(tuple(found), _firewall(legacy))
 
@@ -136,6 +140,11 @@ def _trial_group(host: Host, caps: Caps) -> None:
             raise Unsupported(differs)
     finally:
         host.cgroups.destroy(_NAME)
+
+
+def _freezer() -> None:
+    if not any(Path("/sys/fs/cgroup").glob("*/cgroup.freeze")):
+        raise Unsupported("cgroups cannot freeze here: that takes cgroup v2, mounted alone")
 
 
 def _firewall(legacy: bool) -> str:

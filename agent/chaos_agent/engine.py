@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import ops, sweep
+from chaos_agent.effects import ops, revert_all, sweep
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Effect, Pipe
-from chaos_core.errors import ChaosError, NotInForce
+from chaos_core.errors import NotInForce
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
@@ -55,11 +55,15 @@ class Outcome:
 class Engine:
     """Applies, verifies, renews and reverts, on one host with one journal.
 
-    ``clock`` is CLOCK_BOOTTIME in µs; ``view`` reads this node's facts afresh.
+    ``clock`` is CLOCK_BOOTTIME in µs; ``view`` reads afresh what a fault must know of this node.
     """
 
     def __init__(
-        self, host: Host, journal: Journal, view: Callable[[], NodeView], clock: Callable[[], int]
+        self,
+        host: Host,
+        journal: Journal,
+        view: Callable[[Fault], NodeView],
+        clock: Callable[[], int],
     ) -> None:
         self.host = host
         self.journal = journal
@@ -80,7 +84,7 @@ class Engine:
             for effect in standing.effects
             if isinstance(effect, Pipe)
         }
-        view = replace(self.view(), marks_in_use=frozenset(marks))
+        view = replace(self.view(fault), marks_in_use=frozenset(marks))
         effects = fault.compile(view, fault_id)
         before = snapshot.take(self.host, snapshot.scope_of(effects))
         now = self.clock()
@@ -123,7 +127,7 @@ class Engine:
         """
         standing = self.standing[fault_id]
         standing.state = "reverting"
-        difference = [*self._revert(standing), *self._compare(standing)]
+        difference = [*revert_all(self.host, standing.effects), *self._compare(standing)]
         ended_at = self.clock()
         unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
         if unkept:
@@ -134,18 +138,6 @@ class Engine:
     def residue(self) -> list[str]:
         """Everything on this node that carries our tag, a line each."""
         return [str(found) for found in sweep.find(self.host)]
-
-    def _revert(self, standing: Standing) -> list[str]:
-        problems = []
-        for effect in reversed(standing.effects):
-            try:
-                ops(effect).revert(self.host, effect)
-                left = ops(effect).absent(self.host, effect)
-            except (ChaosError, OSError) as error:
-                left = f"{type(effect).__name__}: {error}"
-            if left:
-                problems.append(left)
-        return problems
 
     def _compare(self, standing: Standing) -> list[str]:
         after = snapshot.take(self.host, snapshot.scope_of(standing.effects))

@@ -12,14 +12,16 @@ from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
 from chaos_core.faults import Fault, kinds
 from chaos_core.messages import Hello
-from chaos_core.node import Device, NodeView, Route
+from chaos_core.node import Device, NodeView, Route, UnitFacts
 
 
-def node_view(config: AgentConfig, host: Host) -> NodeView:
-    """This node's facts, read afresh."""
+def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
+    """What the fault must know of this node, read afresh."""
+    units = {name: found for name in fault.units() if (found := _unit(host, name))}
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
@@ -33,7 +35,18 @@ def node_view(config: AgentConfig, host: Host) -> NodeView:
         ),
         protected=config.protected,
         mark_mask=config.mark_mask,
+        profile=config.envelope.profile,
+        systemd=RUNNING.is_dir(),
+        units=units,
     )
+
+
+def _unit(host: Host, name: str) -> UnitFacts | None:
+    found = host.systemd.state(name)
+    if found is None:
+        return None
+    active = found.active in ("active", "reloading")
+    return UnitFacts(found.id, active, frozen=found.freezer != "running")
 
 
 def memory_total() -> int:

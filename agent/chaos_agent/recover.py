@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_agent import snapshot
-from chaos_agent.effects import ops, sweep
+from chaos_agent.effects import revert_all, sweep
 from chaos_agent.journal import Intent, Journal, StateFile, boot_id
 from chaos_agent.linux.host import Host
-from chaos_core.errors import ChaosError, Refused
+from chaos_core.errors import Refused
 from chaos_core.log import Log
 
 
@@ -83,11 +83,8 @@ def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report
 
 
 def _revert(host: Host, intent: Intent, log: Log) -> None:
-    for effect in reversed(intent.effects):
-        try:
-            ops(effect).revert(host, effect)
-        except (ChaosError, OSError) as error:
-            log.error("revert failed", fault=intent.fault, why=str(error))
+    for problem in revert_all(host, intent.effects):
+        log.error("revert failed", fault=intent.fault, why=problem)
 
 
 def _compare(host: Host, intent: Intent) -> list[str]:

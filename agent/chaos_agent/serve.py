@@ -23,7 +23,7 @@ def keeper(path: Path) -> None:
     log = Log.to_stderr("keeper", node=config.node)
     with sole_keeper(config.runtime):
         host, journal = Host(), Journal(config.state)
-        engine = Engine(host, journal, lambda: node_view(config, host), now_us)
+        engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
         supervisor = Supervisor(config, engine, log)
         # Examining loads all that a fault will need: a lease must not wait for an import.
         offers = examine_host(host)["kinds"]
@@ -42,3 +42,23 @@ def link(path: Path) -> None:
 
     config = configuration.load(path)
     serve(config, Log.to_stderr("link", node=config.node))
+
+
+def undo(texts: list[str]) -> None:
+    """Revert effects, given as canonical JSON. Raises Residue, naming what is left.
+
+    Several may do so at once, the keeper among them: every revert is idempotent.
+    """
+    from chaos_agent.effects import revert_all
+    from chaos_agent.keeper import need_root
+    from chaos_agent.linux.host import Host
+    from chaos_core.effects import from_text
+    from chaos_core.errors import Residue
+
+    need_root()
+    log = Log.to_stderr("undo")
+    with Host() as host:
+        left = revert_all(host, tuple(from_text(text) for text in texts))
+    log.info("undone", effects=" ".join(texts), clean=not left)
+    if left:
+        raise Residue("; ".join(left))

@@ -2,7 +2,7 @@
 
 Taken before a fault and after its revert: the two must be equal, or the node is
 quarantined. Two kinds of things are in it: whatever of the user's a fault could have
-harmed (its devices with their qdiscs and filters, the rules of its tables), and
+harmed (its devices with their qdiscs and filters, the rules of its tables, units), and
 everything that carries our tag, anywhere. What no fault can harm stays out of it,
 like other links and sets: on a host with containers they come and go all the time.
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from chaos_agent.linux import children
 from chaos_agent.linux.host import Host
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Effect, Family, Pipe
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Effect, Family, Pipe, Unit
 from chaos_core.errors import Unsupported
 
 Snapshot = dict[str, list[str]]
@@ -39,10 +39,11 @@ _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The foreign things that a fault could harm: devices by name, tables by name."""
+    """The foreign things that a fault could harm: devices, tables and units, by name."""
 
     devices: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
+    units: frozenset[str] = frozenset()
 
 
 def scope_of(effects: Iterable[Effect]) -> Scope:
@@ -51,6 +52,7 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
     return Scope(
         devices=frozenset(effect.device for effect in effects if isinstance(effect, Pipe)),
         tables=frozenset(effect.table for effect in effects if isinstance(effect, Chain)),
+        units=frozenset(effect.unit for effect in effects if isinstance(effect, Unit)),
     )
 
 
@@ -65,6 +67,7 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "cgroups": _cgroups(host),
         "processes": (f"holder {name}" for name in children.find().values()),
         "files": _files(),
+        "units": _units(host, scope),
     }
     return {name: sorted(lines) for name, lines in parts.items()}
 
@@ -162,6 +165,15 @@ def _cgroups(host: Host) -> list[str]:
     with suppress(Unsupported):
         return host.cgroups.names()
     return []
+
+
+def _units(host: Host, scope: Scope) -> Iterator[str]:
+    """A unit that is starting will run, which is all that can be said of it in time."""
+    for name in scope.units:
+        found = host.systemd.state(name)
+        active = found.active.replace("activating", "active") if found else "gone"
+        yield f"{name} {active} {found.freezer if found else ''}".rstrip()
+    yield from (f"timer {name}" for name in host.systemd.armed())
 
 
 def _files() -> Iterator[str]:

@@ -103,13 +103,13 @@ class Ours:
         config = AgentConfig(node="n1", envelope=PROFILES["lab"], state=state)
         self.fault: Fault = parse(kind, params)
         self.engine = Engine(
-            self.host, Journal(state), lambda: node_view(config, self.host), now_us
+            self.host, Journal(state), lambda fault: node_view(config, self.host, fault), now_us
         )
 
     @cached_property
     def compiled(self) -> tuple[Effect, ...]:
         """The fault's effects on this node, which stays as it is between the rounds."""
-        return self.fault.compile(self.engine.view(), _FAULT)
+        return self.fault.compile(self.engine.view(self.fault), _FAULT)
 
     def lease(self) -> Lease:
         now = now_us()
@@ -145,7 +145,7 @@ class Ours:
 
         journal, lease = self.engine.journal, self.lease()
         at = time.perf_counter()
-        view = self.engine.view()
+        view = self.engine.view(self.fault)
         mark("start: read the node's facts")
         effects = self.fault.compile(view, _FAULT)
         mark("start: compile")

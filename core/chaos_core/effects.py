@@ -13,6 +13,7 @@ goes, and the filter goes before its ifb.
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from typing import Any, Literal
 from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
-LINK_PREFIX = "chs-"  # links, sets, cgroups
+UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
+LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
@@ -129,9 +131,37 @@ class Holder:
     memory_max: int = 0
 
 
-Effect = LeasedSet | Pipe | Chain | Holder
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A service of the user's, by systemd's own name for it, held in another state.
 
-_KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder)}
+    ``frozen``: all its processes are paused, and go on afterwards. ``stopped``: it was
+    running, and is started again afterwards. The kernel ends neither by itself, so an
+    UndoTimer comes before it.
+    """
+
+    unit: str
+    state: Literal["frozen", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class UndoTimer:
+    """A transient timer of systemd's that runs out with the lease and reverts ``undo``.
+
+    It is the last holder of effects that the kernel cannot time out. ``undo`` are
+    those effects as canonical JSON, so that the timer needs no journal. It comes
+    before them in a fault: armed before they act, disarmed when they are gone.
+    """
+
+    name: str
+    undo: tuple[str, ...]
+
+
+Effect = LeasedSet | Pipe | Chain | Holder | Unit | UndoTimer
+
+_KINDS: dict[str, type[Any]] = {
+    cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder, Unit, UndoTimer)
+}
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
@@ -171,6 +201,22 @@ def _value(hint: Any, value: Any) -> Any:
     return value
 
 
+def to_text(effect: Effect) -> str:
+    """The effect as one line of canonical JSON; ``from_text`` reads it back."""
+    return json.dumps(to_json(effect), sort_keys=True, separators=(",", ":"))
+
+
+def from_text(text: str) -> Effect:
+    """Read back what ``to_text`` wrote. Raises InvalidInput on anything else."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise InvalidInput(f"not an effect: {text!r}")
+    return from_json(data)
+
+
 def describe(effect: Effect) -> str:
     """The effect as one or two lines that an operator can read."""
     match effect:
@@ -206,6 +252,11 @@ def describe(effect: Effect) -> str:
             return (
                 f"holder {effect.name}: {effect.memory} bytes, cgroup cap {effect.memory_max} bytes"
             )
+        case Unit():
+            return f"unit   {effect.unit}: {effect.state}"
+        case UndoTimer():
+            undone = ", ".join(describe(from_text(text)) for text in effect.undo)
+            return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"
 
 
 def _rule(rule: Rule) -> str:

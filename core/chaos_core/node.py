@@ -8,7 +8,8 @@ here, so that ``compile`` stays a pure function.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from chaos_core.errors import Unsupported
 
@@ -42,22 +43,36 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Protected:
-    """Traffic that is never touched, beside ARP, neighbour discovery and DHCP.
+    """What is never touched: traffic, beside ARP, neighbour discovery and DHCP.
 
-    ``controllers`` are addresses, ``peers`` CIDRs, ``ssh_ports`` TCP ports.
+    ``controllers`` are addresses, ``peers`` CIDRs, ``ssh_ports`` TCP ports. ``units``
+    are names of services, or patterns with ``*``, which no fault stops or pauses.
     """
 
     controllers: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     ssh_ports: tuple[int, ...] = (22,)
+    units: tuple[str, ...] = ()
 
     def networks(self) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(text) for text in (*self.controllers, *self.peers))
 
 
 @dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """A unit of systemd's: its own name for it, whether it runs, whether somebody froze it."""
+
+    id: str
+    active: bool
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits."""
+    """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits.
+
+    ``units`` are those that the fault asked for (``Fault.units``) and that exist.
+    """
 
     name: str
     cpus: int
@@ -67,16 +82,24 @@ class NodeView:
     protected: Protected = Protected()
     mark_mask: int = DEFAULT_MARK_MASK
     marks_in_use: frozenset[int] = frozenset()
+    profile: str = "production"
+    systemd: bool = False
+    units: Mapping[str, UnitFacts] = field(default_factory=dict)
 
     @classmethod
-    def example(cls) -> NodeView:
-        """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB."""
+    def example(cls, units: Iterable[str] = ()) -> NodeView:
+        """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB.
+
+        It has systemd, and the ``units`` are running there.
+        """
         return cls(
             name="example",
             cpus=4,
             memory_total=8 * 2**30,
             devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
             routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
+            systemd=True,
+            units={name: UnitFacts(name, active=True) for name in units},
         )
 
     def device(self, name: str) -> Device | None:

@@ -27,7 +27,7 @@ FAULT = "0a1b2c3d"
 def crash(host: Host, state: Path, kind: str, **params: str) -> None:
     """Start a fault and forget about it, as a killed keeper does."""
     config = AgentConfig(node="n1", state=state)
-    engine = Engine(host, Journal(state), lambda: node_view(config, host), now_us)
+    engine = Engine(host, Journal(state), lambda fault: node_view(config, host, fault), now_us)
     now = now_us()
     lease = Lease(FAULT, "r-1", 1, now, now + 60_000_000, now + 60_000_000)
     engine.start("r-1", parse(kind, params), lease)

@@ -28,7 +28,9 @@ class Node:
 
     def __init__(self, host: Host, state: Path, profile: str = "lab") -> None:
         config = AgentConfig(node="n1", envelope=PROFILES[profile], state=state)
-        self.engine = Engine(host, Journal(state), lambda: node_view(config, host), now_us)
+        self.engine = Engine(
+            host, Journal(state), lambda fault: node_view(config, host, fault), now_us
+        )
         self.supervisor = Supervisor(config, self.engine, Log.to_stderr("test"))
         self.faults = 0
 

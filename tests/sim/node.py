@@ -21,6 +21,7 @@ from chaos_agent.linux.ipsets import SET_TYPE, SetHead
 from chaos_agent.supervisor import Supervisor
 from chaos_core.effects import Family
 from chaos_core.envelope import PROFILES
+from chaos_core.faults import Fault
 from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.node import Device, NodeView, Route
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -261,7 +262,7 @@ _NODE = NodeView(
 )
 
 
-def _view() -> NodeView:
+def _view(_fault: Fault) -> NodeView:
     return _NODE
 
 

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos_core import effects, envelope, faults
-from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe, Rule
+from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe, Rule, UndoTimer, Unit
 from chaos_core.errors import ChaosError, InvalidInput, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.faults._network import queue_limit
-from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.node import Device, NodeView, Protected, Route, UnitFacts
 from chaos_core.units import SECOND, Percent
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -97,7 +97,7 @@ def test_the_first_five_are_there() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_example_parses_compiles_and_fits_production_or_is_risky(kind: str) -> None:
     fault = faults.parse(kind, params(kind))
-    assert fault.compile(NodeView.example(), ID)
+    assert fault.compile(NodeView.example(fault.units()), ID)
     assert fault.summary
     assert fault.lease_holder
     assert fault.needs
@@ -445,3 +445,71 @@ def test_parameters_from_a_command_line_are_key_equals_value() -> None:
     for wrong in (["delay"], ["=5"], ["a=1", "a=2"]):
         with pytest.raises(InvalidInput):
             faults.from_words(wrong)
+
+
+# ── services ──────────────────────────────────────────────────────────────────────────────
+
+SERVICES = ["process.pause", "unit.stop"]
+APP = UnitFacts("app.service", active=True)
+WITH_APP = replace(
+    NODE,
+    systemd=True,
+    units={"app.service": APP, "front.service": APP},
+    protected=replace(NODE.protected, units=("postgresql*",)),
+)
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+@pytest.mark.parametrize("name", ["app", "app.service", "front"])
+def test_a_service_is_hurt_under_a_timer_that_comes_first(kind: str, name: str) -> None:
+    timer, unit = compiled(kind, {"unit": name}, WITH_APP)
+    assert unit == Unit("app.service", "frozen" if kind == "process.pause" else "stopped")
+    assert timer == UndoTimer(f"chs-{ID}", (effects.to_text(unit),))
+    assert effects.from_text(timer.undo[0]) == unit
+
+
+@pytest.mark.parametrize("profile", ["production", "staging", "lab"])
+def test_without_systemd_only_the_lab_goes_without_a_timer(profile: str) -> None:
+    node = replace(WITH_APP, systemd=False, profile=profile)
+    if profile == "lab":
+        assert compiled("unit.stop", {"unit": "app"}, node) == (Unit("app.service", "stopped"),)
+        return
+    with pytest.raises(Refused, match="no systemd"):
+        compiled("unit.stop", {"unit": "app"}, node)
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+@pytest.mark.parametrize(
+    "facts",
+    [
+        replace(APP, id="ssh.service"),  # app is an alias of it
+        replace(APP, id="postgresql@15-main.service"),
+        replace(APP, active=False),
+        replace(APP, frozen=True),
+    ],
+)
+def test_a_service_that_matters_or_is_not_running_is_refused(kind: str, facts: UnitFacts) -> None:
+    with pytest.raises(Refused):
+        compiled(kind, {"unit": "app"}, replace(WITH_APP, units={"app.service": facts}))
+
+
+@pytest.mark.parametrize("kind", SERVICES)
+@pytest.mark.parametrize(
+    "name", ["", "a b", "user.slice", "x.socket", "app@.service", "../etc", "-.mount", "a" * 201]
+)
+def test_what_is_no_services_name_is_refused(kind: str, name: str) -> None:
+    with pytest.raises(InvalidInput, match="unit"):
+        faults.parse(kind, {"unit": name})
+
+
+def test_our_own_services_are_protected_in_every_profile() -> None:
+    for name in ("chaos-agent", "chaos-link", "chaos-controller", "sshd", "systemd-journald"):
+        own = UnitFacts(f"{name}.service", active=True)
+        with pytest.raises(Refused, match="protected"):
+            compiled("unit.stop", {"unit": name}, replace(WITH_APP, units={own.id: own}))
+
+
+def test_text_that_is_no_effect_is_refused() -> None:
+    for text in ("", "[]", "{", '{"effect": "Nothing"}', '{"effect": "Unit", "units": 1}'):
+        with pytest.raises(InvalidInput):
+            effects.from_text(text)

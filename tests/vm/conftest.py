@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from chaos_core.errors import MissingPrerequisite
+from chaos_lab import provision
+from chaos_lab.drill.context import Drill
 from chaos_lab.fleet import Fleet
 from chaos_lab.layout import LabDir
 
@@ -24,3 +26,10 @@ def fleet() -> Iterator[Fleet]:
         raise
     yield fleet
     fleet.down()
+
+
+@pytest.fixture(scope="session")
+def system(fleet: Fleet) -> Drill:
+    """The fleet, provisioned in profile staging, and the operator's hand."""
+    provision.provision(fleet, profile="staging", say=print)
+    return Drill(fleet, print)

@@ -16,15 +16,7 @@ from chaos_core.errors import Exit
 from chaos_lab import provision
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Pings, delayed
-from chaos_lab.fleet import Fleet
 from chaos_lab.layout import CONTROLLER
-
-
-@pytest.fixture(scope="module")
-def system(fleet: Fleet) -> Drill:
-    """A provisioned fleet in profile staging, and the operator's hand."""
-    provision.provision(fleet, profile="staging", say=print)
-    return Drill(fleet, print)
 
 
 def pings(system: Drill, source: str, address: str) -> bool:

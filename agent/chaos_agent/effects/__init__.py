@@ -7,10 +7,12 @@ a compiled fault and reverted in the opposite one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from chaos_agent.linux.host import Host
-from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe
+from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe, UndoTimer, Unit
+from chaos_core.errors import ChaosError
 
 
 class Ops(Protocol):
@@ -19,7 +21,7 @@ class Ops(Protocol):
     Times are CLOCK_BOOTTIME in µs. ``expires_at_us`` is the end of the lease;
     ``deadline_us`` the end of the fault, which no renewal moves (default: the
     longest a fault may last, counted from now). Both bind only what holds a lease
-    by itself, LeasedSet and Holder.
+    by itself: LeasedSet, Holder and UndoTimer.
     """
 
     def apply(
@@ -45,12 +47,34 @@ class Ops(Protocol):
 
 def ops(effect: Effect) -> Ops:
     """The verbs for this effect."""
-    from chaos_agent.effects import chain, holder, leased_set, pipe
+    from chaos_agent.effects import chain, holder, leased_set, pipe, undo_timer, unit
 
     registry: dict[type[Effect], Ops] = {
         LeasedSet: leased_set.OPS,
         Pipe: pipe.OPS,
         Chain: chain.OPS,
         Holder: holder.OPS,
+        Unit: unit.OPS,
+        UndoTimer: undo_timer.OPS,
     }
     return registry[type(effect)]
+
+
+def revert_all(host: Host, effects: Sequence[Effect]) -> list[str]:
+    """Revert them in the opposite order and prove their absence; what is left, a line each.
+
+    Whatever fails, the rest is still reverted. But a timer is disarmed only when what it
+    would undo has been seen to be gone.
+    """
+    left: list[str] = []
+    for effect in reversed(effects):
+        if left and isinstance(effect, UndoTimer):
+            continue
+        try:
+            ops(effect).revert(host, effect)
+            problem = ops(effect).absent(host, effect)
+        except (ChaosError, OSError) as error:
+            problem = f"{type(effect).__name__}: {error}"
+        if problem:
+            left.append(problem)
+    return left

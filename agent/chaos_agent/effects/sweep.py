@@ -1,10 +1,10 @@
 """Everything on this host that carries our tag, found and removed without a journal.
 
 The tags: chains ``CHAOS-…`` and the jumps to them, sets, links and cgroups
-``chs-…``, redirects with our action index, and holder processes by their command
-line. A clsact qdisc has no name to tag: it is ours if a link of ours claims it
-(see ``pipe``), and goes with that link. An empty clsact without a claim stays,
-for it may be the user's, and it does nothing.
+``chs-…``, redirects with our action index, holder processes by their command line, and
+systemd timers ``chs-…``, which say themselves what they would undo. A clsact qdisc has
+no name to tag: it is ours if a link of ours claims it (see ``pipe``), and goes with that
+link. An empty clsact without a claim stays, for it may be the user's, and it does nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from chaos_agent.effects import revert_all
 from chaos_agent.effects.pipe import release
+from chaos_agent.effects.undo_timer import undone_by
 from chaos_agent.linux import children
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.xtables import FAMILIES, TABLES
 from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX
-from chaos_core.errors import ChaosError, Unsupported
+from chaos_core.errors import ChaosError, Residue, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ def find(host: Host) -> list[Found]:
         *_sets(host),
         *_processes(),
         *_cgroups(host),
+        *_timers(host),
     ]
 
 
@@ -114,3 +117,16 @@ def _cgroups(host: Host) -> list[Found]:
             for name in host.cgroups.names()
         ]
     return []
+
+
+def _timers(host: Host) -> list[Found]:
+    def removal(name: str) -> Callable[[], None]:
+        def undo() -> None:
+            left = revert_all(host, undone_by(host, name))
+            if left:
+                raise Residue("; ".join(left))
+            host.systemd.disarm(name)
+
+        return undo
+
+    return [Found(f"timer {name}", removal(name)) for name in host.systemd.armed()]

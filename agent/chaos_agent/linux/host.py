@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chaos_agent.linux.children import Children
     from chaos_agent.linux.ipsets import IpSets
     from chaos_agent.linux.routes import Routes
+    from chaos_agent.linux.systemd import Systemd
     from chaos_agent.linux.tc import Tc
     from chaos_agent.linux.xtables import Xtables
 
@@ -58,9 +59,15 @@ class Host:
 
         return Children()
 
+    @cached_property
+    def systemd(self) -> Systemd:
+        from chaos_agent.linux.systemd import Systemd
+
+        return Systemd()
+
     def close(self) -> None:
         """Close sockets. Holders lose their parent's pipe by this, and end."""
-        for name in ("tc", "sets", "children"):
+        for name in ("tc", "sets", "children", "systemd"):
             adapter = self.__dict__.pop(name, None)
             if adapter is not None:
                 adapter.close()

@@ -44,6 +44,10 @@ class Fault(BaseModel, ABC):
     def draw(self) -> Draw:
         """What this fault takes from the envelope, in the worst case."""
 
+    def units(self) -> tuple[str, ...]:
+        """Services whose state ``compile`` must know."""
+        return ()
+
     @abstractmethod
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         """The effects on ``node``, in the order in which they are applied. Pure.

@@ -125,6 +125,36 @@ class Pings(Stream):
         return timeout
 
 
+_ASK = """
+import itertools, socket, sys, time
+for number in itertools.count(1):
+    start = time.perf_counter()
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.3) as asked:
+            asked.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')
+            asked.recv(1)
+        print(number, (time.perf_counter() - start) * 1000, flush=True)
+    except OSError:
+        print(number, 'none', flush=True)
+    time.sleep(0.05)
+"""
+
+
+class Answers(Pings):
+    """A service's answers to a VM, fifteen times a second; one that takes 0.3 s is missing."""
+
+    def __init__(self, fleet: Fleet, source: str, address: str, port: int) -> None:
+        self.interval = 0.05
+        self.replies = []
+        Stream.__init__(
+            self, fleet.popen(source, ["python3", "-u", "-c", _ASK, address, str(port)])
+        )
+
+    def take(self, at: float, line: str) -> None:
+        number, took = line.split()
+        self.replies.append(Reply(at, int(number), None if took == "none" else float(took)))
+
+
 def delayed(threshold_ms: float) -> Callable[[Reply], bool]:
     """A ping that took longer, or was not answered at all."""
     return lambda reply: reply.rtt is None or reply.rtt > threshold_ms

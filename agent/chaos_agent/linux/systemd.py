@@ -1,0 +1,164 @@
+"""systemd's manager, over the system bus: the state of units, and transient timers.
+
+Every call ends within a second, so that the keeper's loop goes on. Our own units are
+called ``chs-…`` and are found without the bus: they are files in ``TRANSIENT``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chaos_core.effects import LINK_PREFIX
+from chaos_core.errors import Unsupported
+
+RUNNING = Path("/run/systemd/system")  # exists when systemd is PID 1, sd_booted(3)
+TRANSIENT = Path("/run/systemd/transient")
+_PATIENCE_S = 1.0
+_NAME = "org.freedesktop.systemd1"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """``id`` is systemd's own name, ``active`` its ActiveState, ``freezer`` its FreezerState."""
+
+    id: str
+    active: str
+    freezer: str
+
+
+class Systemd:
+    """The manager. Connects when first asked, and again after the bus was gone.
+
+    All methods raise Unsupported when systemd does not answer, or refuses.
+    """
+
+    def __init__(self) -> None:
+        self._bus: Any = None
+
+    def version(self) -> str:
+        """systemd's own version: proof that it answers."""
+        if not RUNNING.is_dir():
+            raise Unsupported("this machine's init is not systemd")
+        return str(self._property("", "Manager", "Version"))
+
+    def state(self, unit: str) -> UnitState | None:
+        """How a unit is; None when there is none of that name."""
+        path = self._call("LoadUnit", "s", unit)[0]
+        if self._property(path, "Unit", "LoadState") == "not-found":
+            return None
+        return UnitState(
+            *(
+                str(self._property(path, "Unit", key))
+                for key in ("Id", "ActiveState", "FreezerState")
+            )
+        )
+
+    def freeze(self, unit: str) -> None:
+        """Pause all its processes. Raises Unsupported where cgroups cannot."""
+        self._call("FreezeUnit", "s", unit)
+
+    def thaw(self, unit: str) -> None:
+        """Let them go on."""
+        self._call("ThawUnit", "s", unit)
+
+    def start(self, unit: str) -> None:
+        """Begin to start it."""
+        self._call("StartUnit", "ss", unit, "replace")
+
+    def stop(self, unit: str) -> None:
+        """Begin to stop it."""
+        self._call("StopUnit", "ss", unit, "replace")
+
+    # ── timers of our own ─────────────────────────────────────────────────────────────────
+
+    def arm(self, name: str, microseconds: int, argv: Sequence[str]) -> None:
+        """A timer ``name`` that runs ``argv`` as root once, so long from now."""
+        service = [
+            ("Description", ("s", "Chaos agent: undo what the agent could not")),
+            ("DefaultDependencies", ("b", False)),
+            ("Type", ("s", "oneshot")),
+            ("CollectMode", ("s", "inactive-or-failed")),
+            ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
+        ]
+        timer = [
+            ("Description", ("s", "Chaos agent: the end of a lease")),
+            ("DefaultDependencies", ("b", False)),
+            ("TimersMonotonic", ("a(st)", [("OnActiveSec", microseconds)])),
+            ("AccuracyUSec", ("t", 1)),
+            ("RemainAfterElapse", ("b", False)),
+        ]
+        self._call(
+            "StartTransientUnit",
+            "ssa(sv)a(sa(sv))",
+            *(f"{name}.timer", "fail", timer, [(f"{name}.service", service)]),
+        )
+        self._wait(lambda: name in self.armed(), f"{name}.timer is not armed")
+
+    def armed(self) -> list[str]:
+        """Names of our timers that have not run out. Asks the file system only."""
+        return sorted(path.stem for path in TRANSIENT.glob(f"{LINK_PREFIX}*.timer"))
+
+    def is_waiting(self, name: str) -> bool:
+        """Whether that timer is going to run out."""
+        state = self.state(f"{name}.timer")
+        return state is not None and state.active == "active"
+
+    def command(self, name: str) -> list[str]:
+        """The argv that a timer of ours runs."""
+        path = self._call("LoadUnit", "s", f"{name}.service")[0]
+        commands = self._property(path, "Service", "ExecStart")
+        return [str(word) for word in commands[0][1]] if commands else []
+
+    def disarm(self, name: str) -> None:
+        """Take a timer away. Idempotent."""
+        if name in self.armed():
+            self.stop(f"{name}.timer")
+            self._wait(lambda: name not in self.armed(), f"{name}.timer does not go away")
+
+    # ── the bus ───────────────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+
+    def _wait(self, met: Callable[[], bool], problem: str) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not met():
+            if time.monotonic() > deadline:
+                raise Unsupported(problem)
+            time.sleep(0.002)
+
+    def _property(self, path: str, interface: str, name: str) -> Any:
+        words = (f"{_NAME}.{interface}", name)
+        return self._send(path, "org.freedesktop.DBus.Properties", "Get", "ss", words)[0][1]
+
+    def _call(self, method: str, signature: str, *body: Any) -> Any:
+        return self._send("", f"{_NAME}.Manager", method, signature, body)
+
+    def _send(
+        self, path: str, interface: str, method: str, signature: str, body: tuple[Any, ...]
+    ) -> Any:
+        from jeepney import DBusAddress, DBusErrorResponse, new_method_call
+        from jeepney.io.blocking import open_dbus_connection
+        from jeepney.wrappers import unwrap_msg
+
+        where = DBusAddress(path or "/org/freedesktop/systemd1", _NAME, interface)
+        try:
+            if self._bus is None:
+                self._bus = open_dbus_connection("SYSTEM", auth_timeout=_PATIENCE_S)
+            message = new_method_call(where, method, signature, body)
+            return unwrap_msg(self._bus.send_and_get_reply(message, timeout=_PATIENCE_S))
+        except DBusErrorResponse as error:
+            text = error.data[0] if error.data else error.name
+            raise Unsupported(f"systemd refuses {method}: {text}") from None
+        except OSError as error:  # TimeoutError is one
+            self.close()
+            raise Unsupported(
+                f"systemd does not answer on the system bus: {error}",
+                hint="the package dbus must be installed and running",
+            ) from None

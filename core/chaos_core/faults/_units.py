@@ -1,0 +1,68 @@
+"""Services as targets: which a fault may stop or pause, and which it may never."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from chaos_core.envelope import Draw
+from chaos_core.errors import InvalidInput, Refused
+from chaos_core.faults import Fault
+from chaos_core.node import NodeView, UnitFacts
+
+# What an operator, the node's network and we ourselves hang on.
+_NEVER = (
+    *("chaos-*", "systemd-*", "dbus*", "polkit*", "init*", "emergency*", "rescue*"),
+    *("ssh.service", "ssh@*", "sshd*", "getty@*", "serial-getty@*", "console-getty*", "user@*"),
+    *("user-runtime-dir@*", "NetworkManager*", "networking*", "ifup@*", "wpa_supplicant*"),
+    *("dhclient*", "dhcpcd*", "connman*", "cloud-*", "nftables*", "iptables*", "netfilter-*"),
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.\\@-]{1,200}")
+
+
+def _service(value: str) -> str:
+    name = value if "." in value else f"{value}.service"
+    if not _NAME.fullmatch(name) or not name.endswith(".service") or name.endswith("@.service"):
+        raise ValueError(f"{value!r} is not a service's name, like nginx or app@1.service")
+    return name
+
+
+Service = Annotated[str, AfterValidator(_service)]
+"""A service's name; ``.service`` may be left out."""
+
+
+class UnitFault(Fault, ABC):
+    """A fault of one service. It must run, be nobody's that matters to us, and not be frozen."""
+
+    unit: Service = Field(description="the service, like nginx or app@1.service")
+
+    def draw(self) -> Draw:
+        return Draw("destructive")
+
+    def units(self) -> tuple[str, ...]:
+        return (self.unit,)
+
+    def target(self, node: NodeView) -> UnitFacts:
+        """The service on ``node``. Raises InvalidInput or Refused when it may not be touched."""
+        facts = node.units.get(self.unit)
+        if facts is None:
+            raise InvalidInput(
+                f"unit: there is no {self.unit} on {node.name}",
+                where=self.kind,
+                hint="`systemctl list-units --type=service` on the node lists them",
+            )
+        for pattern in (*_NEVER, *node.protected.units):
+            if any(fnmatchcase(name, pattern) for name in (facts.id, self.unit)):
+                raise Refused(f"unit: {facts.id} is protected (as {pattern})", where=self.kind)
+        if not facts.active or facts.frozen:
+            state = "frozen already" if facts.frozen else "not running"
+            raise Refused(
+                f"unit: {facts.id} is {state} on {node.name}",
+                where=self.kind,
+                hint="start it first",
+            )
+        return facts

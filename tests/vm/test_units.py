@@ -1,0 +1,184 @@
+"""Faults that only systemd can end when the agent is gone, on a service of the user's.
+
+Runs after test_lab.py, on the fleet that test_system.py uses.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from chaos_core.errors import Exit
+from chaos_lab import provision
+from chaos_lab.drill.context import Drill
+from chaos_lab.drill.measure import Answers, delayed
+
+PORT = 8080
+HIT = delayed(250)
+KINDS = ["process.pause", "unit.stop"]
+BOUND_S = 5
+_UNIT = f"""
+[Service]
+ExecStart=/usr/bin/python3 -m http.server {PORT}
+[Install]
+Alias=front.service
+WantedBy=multi-user.target
+"""
+_ALONE = "[Service]\nRestart=no\nExecStopPost=\nWatchdogSec=0\n"
+
+
+@pytest.fixture(scope="module")
+def app(system: Drill) -> Iterator[Drill]:
+    """``app.service``, also called ``front.service``, answers on n1."""
+    system.fleet.put("n1", "/etc/systemd/system/app.service", _UNIT)
+    system.fleet.exec("n1", ["systemctl", "daemon-reload"])
+    system.fleet.exec("n1", ["systemctl", "enable", "--now", "app"])
+    yield system
+    system.fleet.exec("n1", ["systemctl", "disable", "--now", "app"])
+
+
+def answers(app: Drill) -> Answers:
+    return Answers(app.fleet, "n2", app.ip("n1"), PORT)
+
+
+def state(app: Drill) -> str:
+    """How app.service is, and which undo timers there are."""
+    show = ["systemctl", "show", "app", "-p", "ActiveState,FreezerState", "--value"]
+    timers = ["systemctl", "list-units", "--all", "--no-legend", "--plain", "chs-*"]
+    return " ".join(
+        app.fleet.exec("n1", argv).stdout.replace("\n", " ").strip() for argv in (show, timers)
+    ).strip()
+
+
+@contextmanager
+def systemd_looks_away(app: Drill) -> Iterator[None]:
+    """No restart, no watchdog, no ``recover``: only the undo timer is left."""
+    place = f"/run/systemd/system/{provision.KEEPER_UNIT}.d"
+    restart = ["systemctl", "restart", provision.KEEPER_UNIT]
+    app.fleet.exec("n1", ["mkdir", "-p", place])
+    app.fleet.put("n1", f"{place}/test.conf", _ALONE)
+    app.fleet.exec("n1", ["systemctl", "daemon-reload"])
+    app.fleet.exec("n1", restart, timeout=60)
+    provision.wait_connected(app.fleet)
+    try:
+        yield
+    finally:
+        app.fleet.exec("n1", ["rm", "-r", place])
+        app.fleet.exec("n1", ["systemctl", "daemon-reload"])
+        app.fleet.exec(
+            "n1", ["systemctl", "kill", "-s", "CONT", provision.KEEPER_UNIT], check=False
+        )
+        app.fleet.exec("n1", restart, timeout=60)
+        provision.wait_connected(app.fleet)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_service_is_hurt_and_comes_back_with_the_abort(app: Drill, kind: str) -> None:
+    before = state(app)
+    with answers(app) as wire:
+        wire.wait(lambda reply: not HIT(reply))
+        run = app.inject(kind, "unit=app", nodes=("n1",), seconds=60)
+        run.reached("observe")
+        wire.wait(HIT)
+        time.sleep(4)  # longer than a lease: it has been renewed
+        assert HIT(wire.replies[-1])
+        pressed, _ = app.abort()
+        assert wire.clean_after(pressed, HIT) < BOUND_S
+        app.resume()
+        run.wait()
+    assert state(app) == before
+    assert not app.node("n1")["quarantine"]
+
+
+def test_a_duration_ends_a_pause(app: Drill) -> None:
+    before = state(app)
+    run = app.inject("process.pause", "unit=front", nodes=("n1",), seconds=3)
+    assert run.wait() == Exit.DONE
+    assert state(app) == before
+
+
+@pytest.mark.parametrize("number", ["KILL", "STOP"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_systemd_ends_it_when_the_keeper_is_gone(app: Drill, kind: str, number: str) -> None:
+    before = state(app)
+    with systemd_looks_away(app), answers(app) as wire:
+        run = app.inject(kind, "unit=app", nodes=("n1",), seconds=120)
+        run.reached("observe")
+        wire.wait(HIT)
+        hit_at = time.monotonic()
+        app.fleet.exec("n1", ["systemctl", "kill", "-s", number, provision.KEEPER_UNIT])
+        assert wire.clean_after(hit_at, HIT) < BOUND_S
+        run.drop()
+        assert state(app) == before
+    assert not app.node("n1")["quarantine"]
+    app.abort()
+    app.resume()
+
+
+def test_a_killed_keeper_recovers_and_no_timer_is_left(app: Drill) -> None:
+    before = state(app)
+    run = app.inject("process.pause", "unit=app", nodes=("n1",), seconds=120)
+    run.reached("observe")
+    app.fleet.exec("n1", ["systemctl", "kill", "-s", "KILL", provision.KEEPER_UNIT])
+    assert run.wait() == Exit.FAILED
+    provision.wait_connected(app.fleet)
+    assert state(app) == before
+    journal = app.fleet.get("n1", "/var/lib/chaos-agent/journal").decode()
+    assert json.loads(journal.splitlines()[-1].partition(" ")[2])["reason"] == "recover"
+
+
+def test_recover_needs_no_journal_to_undo_what_a_timer_holds(app: Drill) -> None:
+    """Everything that the agent knew is gone; the timer says itself what it would undo."""
+    before = state(app)
+    run = app.inject("unit.stop", "unit=app", nodes=("n1",), seconds=120)
+    run.reached("observe")
+    assert "chs-" in state(app)
+    app.fleet.exec("n1", ["rm", "/var/lib/chaos-agent/journal"])
+    app.fleet.exec("n1", ["systemctl", "kill", "-s", "KILL", provision.KEEPER_UNIT])
+    run.wait()
+    provision.wait_connected(app.fleet)
+    assert state(app) == before
+
+
+def test_a_user_who_starts_a_stopped_service_ends_the_fault_as_disturbed(app: Drill) -> None:
+    run = app.inject("unit.stop", "unit=app", nodes=("n1",), seconds=120)
+    run.reached("observe")
+    app.fleet.exec("n1", ["systemctl", "start", "app"])
+    assert run.wait() == Exit.FAILED
+    assert [f["reason"] for f in app.node("n1")["faults"]][-1] == "disturbed"
+    assert "chs-" not in state(app)
+
+
+@pytest.mark.parametrize(
+    ("unit", "code", "said"),
+    [
+        ("nosuch", Exit.REFUSED, "there is no nosuch.service"),
+        ("chaos-link", Exit.REFUSED, "protected"),
+        ("ssh", Exit.REFUSED, "protected"),
+        ("dbus", Exit.REFUSED, "protected"),
+        ("user.slice", Exit.INVALID, "not a service"),
+        ("../app", Exit.INVALID, "not a service"),
+    ],
+)
+def test_what_may_not_be_hurt_is_refused(app: Drill, unit: str, code: Exit, said: str) -> None:
+    before = state(app)
+    got, out, err = app.chaosctl(
+        "inject", "unit.stop", f"unit={unit}", "-n", "n1", "--for", "5s", "--yes"
+    )
+    assert (got, said in out + err) == (code, True), out + err
+    assert state(app) == before
+
+
+def test_a_service_that_is_down_cannot_be_stopped(app: Drill) -> None:
+    app.fleet.exec("n1", ["systemctl", "stop", "app"])
+    try:
+        code, out, err = app.chaosctl(
+            "inject", "unit.stop", "unit=app", "-n", "n1", "--for", "5s", "--yes"
+        )
+        assert (code, "not running" in out + err) == (Exit.REFUSED, True), out + err
+    finally:
+        app.fleet.exec("n1", ["systemctl", "start", "app"])
