@@ -7,8 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 from bench.fleet import abort, bystander, footprint
 from rich.console import Console
@@ -41,7 +39,6 @@ def main() -> None:
     fleet.down()
     try:
         fleet.up(nodes=3)
-        _pin(fleet)
         provision(fleet, profile="lab", say=say)
         for name in chosen:
             say(f"{name}; load {os.getloadavg()[0]:.1f}")
@@ -49,22 +46,6 @@ def main() -> None:
     finally:
         fleet.down()
         say("the fleet is down")
-
-
-def _pin(fleet: Fleet) -> None:
-    """Keep each VM, which has one CPU, on one of the host's: neighbours on different ones.
-
-    Its kernel and its programs are processes that hand over to each other at every system
-    call. Across two CPUs that costs several times as much, and the more so the idler they are.
-    """
-    cpus = sorted(os.sched_getaffinity(0))
-    for number, vm in enumerate(fleet.status()):
-        if vm.pid is None:
-            continue
-        for directory in Path("/proc").glob("[0-9]*"):
-            with suppress(ProcessLookupError):
-                if os.getpgid(int(directory.name)) == vm.pid:
-                    os.sched_setaffinity(int(directory.name), {cpus[number % len(cpus)]})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -22,7 +23,8 @@ from chaos_lab.drill.measure import Pings, delayed
 from chaos_lab.layout import CONTROLLER, HOST_IP
 
 _REACHABLE, _CUT_OFF = 10, 4
-_DELAY, _HIT = "200ms", delayed(100)
+_DELAY, HIT_MS = "200ms", 100.0
+HIT = delayed(HIT_MS)
 
 
 def measure(drill: Drill, console: Console) -> None:
@@ -34,11 +36,11 @@ def measure(drill: Drill, console: Console) -> None:
         }
         reachable: list[float] = []
         for number in range(_REACHABLE):
-            reachable.append(max(_abort(drill, wires).values()))
+            reachable.append(max(abort(drill, wires)[1].values()))
             drill.say(f"abort {number + 1} of {_REACHABLE}: {reachable[-1]:.2f} s")
         others, cut_off = [], []
         for number in range(_CUT_OFF):
-            times = _abort(drill, wires, cut="n3", wait=number / _CUT_OFF)
+            _, times = abort(drill, wires, cut=("n3",), wait=number / _CUT_OFF)
             cut_off.append(times.pop("n3"))
             others.append(max(times.values()))
             drill.say(f"n3 cut off, {number + 1} of {_CUT_OFF}: {cut_off[-1]:.2f} s")
@@ -60,12 +62,13 @@ def _row(table: Table, name: str, values: list[float], bound: float) -> None:
     table.add_row(name, str(len(values)), spread, f"{bound:g}", f"{high / bound:.2f}")
 
 
-def _abort(
-    drill: Drill, wires: dict[str, Pings], *, cut: str = "", wait: float = 0.0
-) -> dict[str, float]:
+def abort(
+    drill: Drill, wires: dict[str, Pings], *, cut: Sequence[str] = (), wait: float = 0.0
+) -> tuple[float, dict[str, float]]:
     """Fault all nodes, press abort after ``wait``, and see when each is clean.
 
-    A lease is renewed each second; ``wait`` moves the cut within that second.
+    Returns when it was pressed, and each node's seconds from then on. A lease is renewed each
+    second; ``wait`` moves the cut within that second.
     """
     run = drill.inject(
         *("network.latency", f"peers={HOST_IP}", f"delay={_DELAY}"),
@@ -75,14 +78,14 @@ def _abort(
     try:
         run.reached("observe")
         for wire in wires.values():
-            wire.wait(_HIT)
-        if cut:
-            time.sleep(wait)
-            drill.fleet.cut(cut, CONTROLLER)
+            wire.wait(HIT)
+        time.sleep(wait)
+        for name in cut:
+            drill.fleet.cut(name, CONTROLLER)
         with ThreadPoolExecutor() as pool:  # at once: a late ping seconds after proves nothing
             pressed = time.monotonic()
             found = {
-                name: pool.submit(wire.clean_after, pressed, _HIT) for name, wire in wires.items()
+                name: pool.submit(wire.clean_after, pressed, HIT) for name, wire in wires.items()
             }
             drill.abort()
         times = {name: future.result() for name, future in found.items()}
@@ -91,4 +94,4 @@ def _abort(
         drill.fleet.heal()
     drill.resume()
     provision.wait_connected(drill.fleet)
-    return times
+    return pressed, times
