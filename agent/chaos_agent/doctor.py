@@ -22,6 +22,7 @@ from chaos_core.errors import ChaosError, Unsupported
 _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
+_CAP_KILL = 5  # capability.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ def examine(host: Host) -> Report:
     found = [
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
+        _try("kill", _kill),
     ]
     legacy = all(ability.ok for ability in found if ability.name in ("mark", "multiport"))
     return Report(tuple(found), _firewall(legacy))
@@ -145,6 +147,13 @@ def _trial_group(host: Host, caps: Caps) -> None:
 def _freezer() -> None:
     if not any(Path("/sys/fs/cgroup").glob("*/cgroup.freeze")):
         raise Unsupported("cgroups cannot freeze here: that takes cgroup v2, mounted alone")
+
+
+def _kill() -> None:
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    if not int(effective.split()[1], 16) >> _CAP_KILL & 1:
+        raise Unsupported("processes of other users cannot be signalled without CAP_KILL")
 
 
 def _firewall(legacy: bool) -> str:

@@ -23,7 +23,7 @@ def run() -> None:
         if argv[:1] and argv[0] in _RESIDENT and not {"-h", "--help"} & set(argv):
             _resident(argv[0], argv[1:])
         elif argv[:1] == [UNDO]:
-            from chaos_agent.serve import undo
+            from chaos_agent.undo import undo
 
             undo(argv[1:])
         else:

@@ -11,6 +11,7 @@ from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
+from chaos_agent.linux import processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
@@ -21,7 +22,8 @@ from chaos_core.node import Device, NodeView, Route, UnitFacts
 
 def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
-    units = {name: found for name in fault.units() if (found := _unit(host, name))}
+    asks = fault.asks()
+    units = {name: found for name in asks.units if (found := _unit(host, name))}
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
@@ -38,6 +40,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         profile=config.envelope.profile,
         systemd=RUNNING.is_dir(),
         units=units,
+        processes=tuple(processes.find(asks.processes)) if asks.processes else (),
     )
 
 
@@ -46,7 +49,7 @@ def _unit(host: Host, name: str) -> UnitFacts | None:
     if found is None:
         return None
     active = found.active in ("active", "reloading")
-    return UnitFacts(found.id, active, frozen=found.freezer != "running")
+    return UnitFacts(found.id, active, found.freezer != "running", found.invocation)
 
 
 def memory_total() -> int:

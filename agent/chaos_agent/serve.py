@@ -42,23 +42,3 @@ def link(path: Path) -> None:
 
     config = configuration.load(path)
     serve(config, Log.to_stderr("link", node=config.node))
-
-
-def undo(texts: list[str]) -> None:
-    """Revert effects, given as canonical JSON. Raises Residue, naming what is left.
-
-    Several may do so at once, the keeper among them: every revert is idempotent.
-    """
-    from chaos_agent.effects import revert_all
-    from chaos_agent.keeper import need_root
-    from chaos_agent.linux.host import Host
-    from chaos_core.effects import from_text
-    from chaos_core.errors import Residue
-
-    need_root()
-    log = Log.to_stderr("undo")
-    with Host() as host:
-        left = revert_all(host, tuple(from_text(text) for text in texts))
-    log.info("undone", effects=" ".join(texts), clean=not left)
-    if left:
-        raise Residue("; ".join(left))

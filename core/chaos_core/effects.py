@@ -145,6 +145,29 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """A service is started anew: over at once, so nobody holds a lease on it.
+
+    ``invocation`` is the one that ends, by which the new one is told from it.
+    """
+
+    unit: str
+    invocation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Processes are sent a signal, as (pid, start in ticks): over at once.
+
+    With ``fatal`` they must be gone afterwards, which is what is read back.
+    """
+
+    victims: tuple[tuple[int, ...], ...]
+    signal: str
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
 class UndoTimer:
     """A transient timer of systemd's that runs out with the lease and reverts ``undo``.
 
@@ -157,10 +180,10 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | Pipe | Chain | Holder | Unit | UndoTimer
+Effect = LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
 
 _KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder, Unit, UndoTimer)
+    cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
 }
 
 
@@ -254,6 +277,11 @@ def describe(effect: Effect) -> str:
             )
         case Unit():
             return f"unit   {effect.unit}: {effect.state}"
+        case Restart():
+            return f"unit   {effect.unit}: restarted"
+        case Kill():
+            pids = ", ".join(str(victim[0]) for victim in effect.victims)
+            return f"signal {effect.signal} to {pids}"
         case UndoTimer():
             undone = ", ".join(describe(from_text(text)) for text in effect.undo)
             return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"

@@ -8,7 +8,7 @@ here, so that ``compile`` stays a pure function.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chaos_core.errors import Unsupported
@@ -59,19 +59,58 @@ class Protected:
 
 
 @dataclass(frozen=True, slots=True)
+class Asks:
+    """What a fault must know of a node beside what every fault gets: services by name, and
+    processes by what they are (an empty field does not select)."""
+
+    units: tuple[str, ...] = ()
+    processes: ProcessQuery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessQuery:
+    """Which processes: of a unit, with a pattern in the command line, or by number. All
+    that are given must hold."""
+
+    unit: str = ""
+    cmdline: str = ""
+    pid: int = 0
+
+
+NOTHING = Asks()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """A process. ``started`` is its start in clock ticks since boot: pid and start together
+    are an identity that no later process has. ``unit`` is systemd's service, if any."""
+
+    pid: int
+    started: int
+    name: str
+    unit: str = ""
+    kernel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """A unit of systemd's: its own name for it, whether it runs, whether somebody froze it."""
+    """A unit of systemd's: its own name for it, whether it runs, whether somebody froze it.
+
+    ``invocation`` is another one with each start, in hexadecimal.
+    """
 
     id: str
     active: bool
     frozen: bool = False
+    invocation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits.
 
-    ``units`` are those that the fault asked for (``Fault.units``) and that exist.
+    ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
+    that exist.
     """
 
     name: str
@@ -85,12 +124,13 @@ class NodeView:
     profile: str = "production"
     systemd: bool = False
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
+    processes: tuple[ProcessFacts, ...] = ()
 
     @classmethod
-    def example(cls, units: Iterable[str] = ()) -> NodeView:
+    def example(cls, asks: Asks = NOTHING) -> NodeView:
         """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB.
 
-        It has systemd, and the ``units`` are running there.
+        It has systemd, and what is asked for is there: the units, and one process.
         """
         return cls(
             name="example",
@@ -99,7 +139,8 @@ class NodeView:
             devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
             routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
             systemd=True,
-            units={name: UnitFacts(name, active=True) for name in units},
+            units={name: UnitFacts(name, active=True) for name in asks.units},
+            processes=(ProcessFacts(4242, 1, "example", "example.service"),),
         )
 
     def device(self, name: str) -> Device | None:

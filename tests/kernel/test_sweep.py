@@ -111,3 +111,14 @@ def test_one_thing_that_resists_does_not_keep_the_rest(
     assert len(problems) == 1
     assert problems[0].startswith("set chs-a1-4: ")
     assert [str(item) for item in sweep.find(host)] == ["set chs-a1-4"]
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_group_of_an_undo_timers_service_is_left_to_systemd(host: Host) -> None:
+    """It is named like ours, and killing it would end what is ending a fault."""
+    group = host.cgroups.cpu / "chs-a1-2.service"
+    group.mkdir()
+    try:
+        assert not [found for found in sweep.find(host) if "chs-a1-2" in str(found)]
+    finally:
+        group.rmdir()

@@ -15,11 +15,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos_core import effects, envelope, faults
-from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe, Rule, UndoTimer, Unit
+from chaos_core.effects import (
+    Chain,
+    Effect,
+    Holder,
+    Kill,
+    LeasedSet,
+    Pipe,
+    Restart,
+    Rule,
+    UndoTimer,
+    Unit,
+)
 from chaos_core.errors import ChaosError, InvalidInput, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.faults._network import queue_limit
-from chaos_core.node import Device, NodeView, Protected, Route, UnitFacts
+from chaos_core.node import Device, NodeView, ProcessFacts, Protected, Route, UnitFacts
 from chaos_core.units import SECOND, Percent
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -97,7 +108,7 @@ def test_the_first_five_are_there() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_example_parses_compiles_and_fits_production_or_is_risky(kind: str) -> None:
     fault = faults.parse(kind, params(kind))
-    assert fault.compile(NodeView.example(fault.units()), ID)
+    assert fault.compile(NodeView.example(fault.asks()), ID)
     assert fault.summary
     assert fault.lease_holder
     assert fault.needs
@@ -507,6 +518,52 @@ def test_our_own_services_are_protected_in_every_profile() -> None:
         own = UnitFacts(f"{name}.service", active=True)
         with pytest.raises(Refused, match="protected"):
             compiled("unit.stop", {"unit": name}, replace(WITH_APP, units={own.id: own}))
+
+
+def test_a_restart_knows_which_invocation_it_ends() -> None:
+    node = replace(WITH_APP, units={"app.service": replace(APP, invocation="ab12")})
+    assert compiled("unit.restart", {"unit": "app"}, node) == (Restart("app.service", "ab12"),)
+
+
+OLD = ProcessFacts(70, 100, "worker", "app.service")
+NEW = ProcessFacts(60, 200, "worker", "app.service")
+
+
+def test_processes_are_killed_by_identity_the_oldest_first() -> None:
+    node = replace(NODE, processes=(NEW, OLD))
+    assert compiled("process.kill", {"unit": "app"}, node) == (
+        Kill(((70, 100), (60, 200)), "SIGKILL", fatal=True),
+    )
+    given = {"cmdline": "work", "signal": "HUP", "count": 1}
+    assert compiled("process.kill", given, node) == (Kill(((70, 100),), "SIGHUP", fatal=False),)
+
+
+@pytest.mark.parametrize(
+    ("process", "why"),
+    [
+        (ProcessFacts(1, 1, "systemd"), "PID 1"),
+        (ProcessFacts(9, 1, "kworker", kernel=True), "kernel"),
+        (replace(NEW, unit="chaos-agent.service"), "protected"),
+        (replace(NEW, unit="ssh.service"), "protected"),
+        (replace(NEW, unit="postgresql@15-main.service"), "protected"),
+    ],
+)
+def test_one_process_that_matters_refuses_the_whole_kill(process: ProcessFacts, why: str) -> None:
+    node = replace(WITH_APP, processes=(OLD, process))
+    with pytest.raises(Refused, match=why):
+        compiled("process.kill", {"cmdline": "."}, node)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"signal": "KILL"}, {"unit": "app", "signal": "STOP"}, {"cmdline": "("}, {"pid": -1},
+     {"cmdline": "x" * 201}, {"unit": "user.slice"}, {"unit": "app", "count": -1}],
+)  # fmt: skip
+def test_a_kill_that_selects_nothing_or_nonsense_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        faults.parse("process.kill", given)
+    with pytest.raises(InvalidInput, match="no process"):
+        compiled("process.kill", {"unit": "app"}, replace(NODE, processes=()))
 
 
 def test_text_that_is_no_effect_is_refused() -> None:

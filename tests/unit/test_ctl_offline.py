@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos_core import faults
+from chaos_core import effects, faults
 from chaos_core.errors import Exit
 from chaosctl import output
 from chaosctl.main import main, wants_json
@@ -110,12 +110,14 @@ def test_a_dry_run_shows_the_exact_effects(kind: str, capsys: pytest.CaptureFixt
     words = ["inject", kind, *faults.lookup(kind).example.split(), "--for", "60s", "--dry-run"]
     assert main([*words, "--profile", "lab"]) == 0
     shown = capsys.readouterr().out
-    assert "chs-00000000" in shown
     assert faults.lookup(kind).lease_holder in shown
     assert main([*words, "--profile", "lab", "-o", "json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["allowed"]
     assert plan["effects"]
+    for effect in plan["effects"]:
+        for line in effects.describe(effects.from_json(effect)).splitlines():
+            assert line in shown
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ BOUND_S = 5
 _UNIT = f"""
 [Service]
 ExecStart=/usr/bin/python3 -m http.server {PORT}
+User=nobody
+Restart=always
+RestartSec=1
 [Install]
 Alias=front.service
 WantedBy=multi-user.target
@@ -151,6 +154,36 @@ def test_a_user_who_starts_a_stopped_service_ends_the_fault_as_disturbed(app: Dr
     assert run.wait() == Exit.FAILED
     assert [f["reason"] for f in app.node("n1")["faults"]][-1] == "disturbed"
     assert "chs-" not in state(app)
+
+
+def main_pid(app: Drill) -> str:
+    return app.fleet.exec("n1", ["systemctl", "show", "app", "-p", "MainPID", "--value"]).stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("unit.restart", ["unit=front"]),
+        ("process.kill", ["unit=app"]),
+        ("process.kill", [f"cmdline=http.server {PORT}", "signal=SEGV"]),
+    ],
+)
+def test_what_is_over_at_once_is_seen_to_have_happened(
+    app: Drill, kind: str, params: list[str]
+) -> None:
+    """systemd starts it again (``Restart=``), as another process."""
+    before, pid = state(app), main_pid(app)
+    run = app.inject(kind, *params, nodes=("n1",), seconds=3)
+    assert run.wait() == Exit.DONE
+    app.wait_for(lambda: main_pid(app) not in (pid, "0\n"), "app to be back")
+    app.wait_for(lambda: state(app) == before, "app to be as before")
+    assert not app.node("n1")["quarantine"]
+
+
+def test_a_process_of_ours_is_not_killed(app: Drill) -> None:
+    words = ("process.kill", "cmdline=chaos", "-n", "n1", "--for", "5s", "--yes")
+    code, out, err = app.chaosctl("inject", *words)
+    assert (code, "protected" in out + err) == (Exit.REFUSED, True), out + err
 
 
 @pytest.mark.parametrize(

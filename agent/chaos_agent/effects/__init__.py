@@ -1,17 +1,19 @@
 """The primitives on a real kernel: one module each, all with the same five verbs.
 
-``ops(effect)`` finds the module's verbs by the effect's type. All verbs are
+``ops(effect)`` finds the module by the name of the effect's type. All verbs are
 idempotent, and work from any half-applied state. Effects are applied in the order of
 a compiled fault and reverted in the opposite one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 from chaos_agent.linux.host import Host
-from chaos_core.effects import Chain, Effect, Holder, LeasedSet, Pipe, UndoTimer, Unit
+from chaos_core.effects import Effect, UndoTimer
 from chaos_core.errors import ChaosError
 
 
@@ -46,18 +48,10 @@ class Ops(Protocol):
 
 
 def ops(effect: Effect) -> Ops:
-    """The verbs for this effect."""
-    from chaos_agent.effects import chain, holder, leased_set, pipe, undo_timer, unit
-
-    registry: dict[type[Effect], Ops] = {
-        LeasedSet: leased_set.OPS,
-        Pipe: pipe.OPS,
-        Chain: chain.OPS,
-        Holder: holder.OPS,
-        Unit: unit.OPS,
-        UndoTimer: undo_timer.OPS,
-    }
-    return registry[type(effect)]
+    """The verbs for this effect: its type's module, loaded when first needed."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(effect).__name__).lower()
+    found: Ops = import_module(f"{__name__}.{name}").OPS
+    return found
 
 
 def revert_all(host: Host, effects: Sequence[Effect]) -> list[str]:

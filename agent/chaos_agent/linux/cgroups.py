@@ -92,8 +92,12 @@ class Cgroups:
         return sorted(found)
 
     def names(self) -> list[str]:
-        """Our groups, by their tag, wherever they are."""
-        return sorted({path.name for path in self._existing(f"{LINK_PREFIX}*")})
+        """Our groups, by their tag, wherever they are. Those of systemd's units are not ours.
+
+        (An undo timer's service has our tag and a group; it must not be killed at work.)
+        """
+        found = {path.name for path in self._existing(f"{LINK_PREFIX}*")}
+        return sorted(name for name in found if "." not in name)
 
     def destroy(self, name: str) -> None:
         """Kill everything in the group and remove it. Idempotent; raises if a process resists."""

@@ -18,16 +18,21 @@ from chaos_core.errors import Unsupported
 RUNNING = Path("/run/systemd/system")  # exists when systemd is PID 1, sd_booted(3)
 TRANSIENT = Path("/run/systemd/transient")
 _PATIENCE_S = 1.0
+_TRIES = 30
 _NAME = "org.freedesktop.systemd1"
 
 
 @dataclass(frozen=True, slots=True)
 class UnitState:
-    """``id`` is systemd's own name, ``active`` its ActiveState, ``freezer`` its FreezerState."""
+    """``id`` is systemd's own name, ``active`` its ActiveState, ``freezer`` its FreezerState.
+
+    ``invocation`` is its InvocationID in hexadecimal: another one with each start.
+    """
 
     id: str
     active: str
     freezer: str
+    invocation: str
 
 
 class Systemd:
@@ -50,12 +55,10 @@ class Systemd:
         path = self._call("LoadUnit", "s", unit)[0]
         if self._property(path, "Unit", "LoadState") == "not-found":
             return None
-        return UnitState(
-            *(
-                str(self._property(path, "Unit", key))
-                for key in ("Id", "ActiveState", "FreezerState")
-            )
-        )
+        keys = ("Id", "ActiveState", "FreezerState")
+        invocation = bytes(self._property(path, "Unit", "InvocationID")).hex()
+        name, active, freezer = (str(self._property(path, "Unit", key)) for key in keys)
+        return UnitState(name, active, freezer, invocation)
 
     def freeze(self, unit: str) -> None:
         """Pause all its processes. Raises Unsupported where cgroups cannot."""
@@ -69,6 +72,10 @@ class Systemd:
         """Begin to start it."""
         self._call("StartUnit", "ss", unit, "replace")
 
+    def restart(self, unit: str) -> None:
+        """Begin to stop it and start it again."""
+        self._call("RestartUnit", "ss", unit, "replace")
+
     def stop(self, unit: str) -> None:
         """Begin to stop it."""
         self._call("StopUnit", "ss", unit, "replace")
@@ -76,12 +83,16 @@ class Systemd:
     # ── timers of our own ─────────────────────────────────────────────────────────────────
 
     def arm(self, name: str, microseconds: int, argv: Sequence[str]) -> None:
-        """A timer ``name`` that runs ``argv`` as root once, so long from now."""
+        """A timer ``name`` that runs ``argv`` as root, so long from now; again if it fails."""
         service = [
             ("Description", ("s", "Chaos agent: undo what the agent could not")),
             ("DefaultDependencies", ("b", False)),
             ("Type", ("s", "oneshot")),
             ("CollectMode", ("s", "inactive-or-failed")),
+            ("Restart", ("s", "on-failure")),
+            ("RestartUSec", ("t", 1_000_000)),
+            ("StartLimitIntervalUSec", ("t", _TRIES * 10_000_000)),
+            ("StartLimitBurst", ("u", _TRIES)),
             ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
         ]
         timer = [
@@ -99,8 +110,8 @@ class Systemd:
         self._wait(lambda: name in self.armed(), f"{name}.timer is not armed")
 
     def armed(self) -> list[str]:
-        """Names of our timers that have not run out. Asks the file system only."""
-        return sorted(path.stem for path in TRANSIENT.glob(f"{LINK_PREFIX}*.timer"))
+        """Names of our timers, waiting or at work. Asks the file system only."""
+        return sorted({path.stem for path in TRANSIENT.glob(f"{LINK_PREFIX}*")})
 
     def is_waiting(self, name: str) -> bool:
         """Whether that timer is going to run out."""
@@ -114,10 +125,11 @@ class Systemd:
         return [str(word) for word in commands[0][1]] if commands else []
 
     def disarm(self, name: str) -> None:
-        """Take a timer away. Idempotent."""
-        if name in self.armed():
-            self.stop(f"{name}.timer")
-            self._wait(lambda: name not in self.armed(), f"{name}.timer does not go away")
+        """Take a timer away, at work or not. Idempotent."""
+        for suffix in ("timer", "service"):
+            if (TRANSIENT / f"{name}.{suffix}").exists():
+                self.stop(f"{name}.{suffix}")
+        self._wait(lambda: name not in self.armed(), f"{name}.timer does not go away")
 
     # ── the bus ───────────────────────────────────────────────────────────────────────────
 

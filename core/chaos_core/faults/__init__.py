@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chaos_core.effects import Effect
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput
-from chaos_core.node import NodeView
+from chaos_core.node import NOTHING, Asks, NodeView
 
 
 class Fault(BaseModel, ABC):
@@ -44,9 +44,9 @@ class Fault(BaseModel, ABC):
     def draw(self) -> Draw:
         """What this fault takes from the envelope, in the worst case."""
 
-    def units(self) -> tuple[str, ...]:
-        """Services whose state ``compile`` must know."""
-        return ()
+    def asks(self) -> Asks:
+        """What ``compile`` must know of the node beside what every fault gets."""
+        return NOTHING
 
     @abstractmethod
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
-from chaos_core.node import NodeView, UnitFacts
+from chaos_core.node import Asks, NodeView, UnitFacts
 
 # What an operator, the node's network and we ourselves hang on.
 _NEVER = (
@@ -35,6 +35,12 @@ Service = Annotated[str, AfterValidator(_service)]
 """A service's name; ``.service`` may be left out."""
 
 
+def protected(node: NodeView, unit: str) -> str:
+    """The pattern by which a unit is protected on this node; empty when it is not."""
+    patterns = (*_NEVER, *node.protected.units)
+    return next((pattern for pattern in patterns if fnmatchcase(unit, pattern)), "")
+
+
 class UnitFault(Fault, ABC):
     """A fault of one service. It must run, be nobody's that matters to us, and not be frozen."""
 
@@ -43,8 +49,8 @@ class UnitFault(Fault, ABC):
     def draw(self) -> Draw:
         return Draw("destructive")
 
-    def units(self) -> tuple[str, ...]:
-        return (self.unit,)
+    def asks(self) -> Asks:
+        return Asks(units=(self.unit,))
 
     def target(self, node: NodeView) -> UnitFacts:
         """The service on ``node``. Raises InvalidInput or Refused when it may not be touched."""
@@ -55,9 +61,9 @@ class UnitFault(Fault, ABC):
                 where=self.kind,
                 hint="`systemctl list-units --type=service` on the node lists them",
             )
-        for pattern in (*_NEVER, *node.protected.units):
-            if any(fnmatchcase(name, pattern) for name in (facts.id, self.unit)):
-                raise Refused(f"unit: {facts.id} is protected (as {pattern})", where=self.kind)
+        pattern = protected(node, facts.id) or protected(node, self.unit)
+        if pattern:
+            raise Refused(f"unit: {facts.id} is protected (as {pattern})", where=self.kind)
         if not facts.active or facts.frozen:
             state = "frozen already" if facts.frozen else "not running"
             raise Refused(

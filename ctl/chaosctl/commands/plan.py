@@ -73,7 +73,7 @@ def _refusal(
 
 def _example(fault: Fault) -> NodeView:
     """The example node; it has the interface that the fault names, if it names one."""
-    node = NodeView.example(fault.units())
+    node = NodeView.example(fault.asks())
     name = getattr(fault, "interface", "")
     if name and node.device(name) is None:
         return replace(node, devices=(*node.devices, Device(name)))

@@ -1,0 +1,85 @@
+"""Processes of this host, by what they are; an identity is a pid and its start time."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from chaos_core.node import ProcessFacts, ProcessQuery
+
+_PROC = Path("/proc")
+_SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
+
+
+def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
+    """Every process that all of the query holds for, but this one and its children."""
+    pattern = re.compile(query.cmdline)
+    names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
+    for name in names:
+        if not name.isdigit():
+            continue
+        with suppress(OSError):  # it ended meanwhile
+            found = _facts(int(name))
+            directory = _PROC / name
+            if query.unit and found.unit != query.unit:
+                continue
+            if query.cmdline and not pattern.search(_cmdline(directory)):
+                continue
+            yield found
+
+
+def started(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        state, *fields = _stat(pid)
+    except OSError:
+        return None
+    return None if state in "ZX" else int(fields[18])
+
+
+def send(pid: int, start: int, name: str) -> bool:
+    """Signal that very process; False when it is gone. A recycled pid is never touched.
+
+    Raises PermissionError where we may not.
+    """
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if started(pid) != start:  # after opening: what is signalled is what was looked at
+            return False
+        signal.pidfd_send_signal(descriptor, getattr(signal, name))
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _facts(pid: int) -> ProcessFacts:
+    text = (_PROC / str(pid) / "stat").read_text()
+    fields = _stat(pid)
+    unit = _SERVICE.search((_PROC / str(pid) / "cgroup").read_text())
+    return ProcessFacts(
+        pid=pid,
+        started=int(fields[19]),
+        name=text[text.index("(") + 1 : text.rindex(")")],
+        unit=unit[1] if unit else "",
+        kernel=pid == 2 or fields[1] == "2",
+    )
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on, proc(5)."""
+    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def _cmdline(directory: Path) -> str:
+    return (
+        (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    )

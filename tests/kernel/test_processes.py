@@ -1,0 +1,109 @@
+"""Processes are found by what they are, and hit by identity."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from chaos_agent.effects import ops
+from chaos_agent.linux import processes
+from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.host import Host
+from chaos_core.effects import Kill
+from chaos_core.errors import Unsupported
+from chaos_core.node import ProcessQuery
+
+MARK = f"chaos-test-victim-{os.getpid()}"
+
+
+def start() -> subprocess.Popen[bytes]:
+    program = "import time; print(flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", program, MARK], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # it has its command line by now
+    return process
+
+
+@pytest.fixture
+def victims() -> Iterator[list[subprocess.Popen[bytes]]]:
+    started = [start(), start()]
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def found(query: ProcessQuery) -> dict[int, int]:
+    return {process.pid: process.started for process in processes.find(query)}
+
+
+def apply(host: Host, effect: Kill) -> None:
+    ops(effect).apply(host, effect, now_us() + 3_000_000)
+
+
+def test_processes_are_found_by_command_line_and_number(
+    victims: list[subprocess.Popen[bytes]],
+) -> None:
+    pids = {process.pid for process in victims}
+    assert set(found(ProcessQuery(cmdline=MARK))) == pids
+    one = victims[0].pid
+    assert set(found(ProcessQuery(cmdline=MARK, pid=one))) == {one}
+    assert not found(ProcessQuery(cmdline=MARK, unit="nosuch.service"))
+    assert not found(ProcessQuery(pid=2**22))
+
+
+def test_a_thread_of_the_kernel_and_pid_1_are_known_as_such() -> None:
+    assert [process.pid for process in processes.find(ProcessQuery(pid=1))] == [1]
+    assert not next(processes.find(ProcessQuery(pid=1))).kernel
+    for process in processes.find(ProcessQuery(pid=2)):  # a container has none
+        assert process.kernel == (process.name == "kthreadd")
+
+
+def test_a_kill_is_read_back(host: Host, victims: list[subprocess.Popen[bytes]]) -> None:
+    mine, other = victims
+    effect = Kill(((mine.pid, found(ProcessQuery(pid=mine.pid))[mine.pid]),), "SIGKILL", True)
+    assert ops(effect).verify(host, effect) == f"still there: [{mine.pid}]"
+    apply(host, effect)
+    assert mine.wait(5) == -signal.SIGKILL
+    assert ops(effect).verify(host, effect) is None
+    assert other.poll() is None
+
+
+def test_a_recycled_pid_is_never_touched(
+    host: Host, victims: list[subprocess.Popen[bytes]]
+) -> None:
+    """The pid is in use, by a process that started at another time than the one chosen."""
+    innocent = victims[0]
+    start = found(ProcessQuery(pid=innocent.pid))[innocent.pid]
+    effect = Kill(((innocent.pid, start - 1),), "SIGKILL", True)
+    with pytest.raises(Unsupported, match="ended before"):
+        apply(host, effect)
+    assert innocent.poll() is None
+    assert ops(effect).verify(host, effect) is None
+
+
+def test_a_signal_that_is_ignored_is_not_called_a_kill(
+    host: Host, wait_for: Callable[..., None]
+) -> None:
+    program = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print(flush=True); time.sleep(600)"
+    )
+    stubborn = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    try:
+        assert stubborn.stdout is not None
+        stubborn.stdout.readline()
+        start = found(ProcessQuery(pid=stubborn.pid))[stubborn.pid]
+        effect = Kill(((stubborn.pid, start),), "SIGTERM", True)
+        apply(host, effect)
+        assert ops(effect).verify(host, effect) == f"still there: [{stubborn.pid}]"
+        os.kill(stubborn.pid, signal.SIGKILL)
+        wait_for(lambda: ops(effect).verify(host, effect) is None)  # a zombie is gone
+    finally:
+        stubborn.kill()
+        stubborn.wait()
