@@ -89,7 +89,7 @@ def _pipes(host: Host) -> Iterator[Ability]:
 def _qdiscs(host: Host, link: Link) -> Iterator[Ability]:
     yield _try("netem", lambda: host.tc.add_netem(link, Netem(delay=1000)))
     yield _try("clsact", lambda: host.tc.add_clsact(link.index))
-    yield _try("fw", lambda: host.tc.add_redirect(link.index, 1, _MARK, _MARK, link))
+    yield _try("fw", lambda: host.tc.add_redirect(link.index, 1, _MARK, _MARK, link, claim=False))
 
 
 def _remove_link(host: Host) -> None:

@@ -1,8 +1,13 @@
 """Puts faults on this node and takes them off, each step proven by reading back.
 
-check → compile → snapshot → journal intent (fsync) → apply → verify → renew … →
-revert in reverse → verify absent → compare snapshot → journal done. The engine
-knows effects, not leases: ``supervisor.py`` tells it when.
+check → compile → snapshot → journal intent (fsync) → apply → snapshot → verify →
+renew … → snapshot → revert in reverse → verify absent → snapshot → journal done. The
+engine knows effects, not leases: ``supervisor.py`` tells it when.
+
+Four snapshots tell our doing from that of others: what differs across the apply or
+across the revert is ours to answer for, and quarantines the node; what of the user's
+differs between the two was changed by somebody else meanwhile, and is only told.
+What carries our tag must never be there that was not there before the apply.
 
 It must never apply anything whose undo is not in the journal, never report a
 fault as in force that was not read back, and never report a node as clean that
@@ -16,11 +21,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import ops, revert_all, sweep
+from chaos_agent.effects import detour, ops, revert_all, sweep
+from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
+from chaos_agent.snapshot import Snapshot
 from chaos_core.effects import Effect, Pipe
-from chaos_core.errors import NotInForce
+from chaos_core.errors import ChaosError, NotInForce
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
@@ -41,14 +48,20 @@ class Standing:
     state: State = "applying"
     in_force_at: int = 0
     pending: str = ""  # what was not yet as asked when last read back
-    problems: list[str] = field(default_factory=list)
+    applied: Snapshot | None = None  # as it was right after the apply; None before
+    counts: Counts = field(default_factory=Counts)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a fault's end went: ``difference`` is empty when the node equals its snapshot."""
+    """How a fault's end went.
+
+    ``difference`` is empty when the node equals its snapshot but for what others did to
+    their own things while the fault was in force, which is ``changed``.
+    """
 
     difference: tuple[str, ...]
+    changed: tuple[str, ...]
     ended_at: int
 
 
@@ -95,6 +108,7 @@ class Engine:
         self.standing[fault_id] = standing
         for effect in effects:
             ops(effect).apply(self.host, effect, lease.hold_until, lease.hold_at_most)
+        standing.applied = snapshot.take(self.host, snapshot.scope_of(effects))
         self.check(standing)
         return standing
 
@@ -106,6 +120,9 @@ class Engine:
         wrong = [
             text for effect in standing.effects if (text := ops(effect).verify(self.host, effect))
         ]
+        if not wrong:
+            standing.counts, lost = detour.look(self.host, standing.effects, standing.counts)
+            wrong += [lost] if lost else []
         standing.pending = "; ".join(wrong)
         if standing.state == "applying" and not wrong:
             standing.state = "in_force"
@@ -127,21 +144,50 @@ class Engine:
         """
         standing = self.standing[fault_id]
         standing.state = "reverting"
-        difference = [*revert_all(self.host, standing.effects), *self._compare(standing)]
+        meanwhile = self._look(standing)
+        difference = revert_all(self.host, standing.effects)
+        after = self._look(standing)
+        if isinstance(after, str):
+            difference.append(after)
+        else:
+            difference += self._our_doing(standing, meanwhile, after)
+        changed = _changed(standing, meanwhile)
         ended_at = self.clock()
         unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
         if unkept:
             difference.append(unkept)
         del self.standing[fault_id]
-        return Outcome(tuple(difference), ended_at)
+        return Outcome(tuple(difference), changed, ended_at)
 
     def residue(self) -> list[str]:
         """Everything on this node that carries our tag, a line each."""
         return [str(found) for found in sweep.find(self.host)]
 
-    def _compare(self, standing: Standing) -> list[str]:
-        after = snapshot.take(self.host, snapshot.scope_of(standing.effects))
+    def _look(self, standing: Standing) -> Snapshot | str:
+        """A snapshot, or why there is none: nothing may keep a fault from being reverted."""
+        try:
+            return snapshot.take(self.host, snapshot.scope_of(standing.effects))
+        except (ChaosError, OSError) as error:
+            return f"the node cannot be read back: {error}"
+
+    def _our_doing(
+        self, standing: Standing, meanwhile: Snapshot | str, after: Snapshot
+    ) -> list[str]:
+        """What apply and revert changed for good. When in doubt, everything is ours."""
         others = [other for other in self.standing if other != standing.id]
-        return snapshot.diff(
-            snapshot.without(standing.before, others), snapshot.without(after, others)
-        )
+        after = snapshot.without(after, others)
+        if standing.applied is None or isinstance(meanwhile, str):
+            return snapshot.diff(snapshot.without(standing.before, others), after)
+        ours = snapshot.without(snapshot.tagged(standing.before), others)
+        return [
+            *snapshot.diff(snapshot.foreign(standing.before), snapshot.foreign(standing.applied)),
+            *snapshot.diff(snapshot.joined(ours, snapshot.foreign(meanwhile)), after),
+            *snapshot.left_over(standing.before, after),
+        ]
+
+
+def _changed(standing: Standing, meanwhile: Snapshot | str) -> tuple[str, ...]:
+    """What others did to their own things while the fault was in force."""
+    if standing.applied is None or isinstance(meanwhile, str):
+        return ()
+    return tuple(snapshot.diff(snapshot.foreign(standing.applied), snapshot.foreign(meanwhile)))

@@ -7,7 +7,8 @@ everything that carries our tag, anywhere. What no fault can harm stays out of i
 like other links and sets: on a host with containers they come and go all the time.
 
 Left out is what changes by itself: counters, timeouts, process ids, handles of jumps.
-So is the clsact that a link of ours claims: it stands and falls with that link. A
+So is the clsact that a link of ours claims: it stands and falls with that link, unless
+somebody has hung a filter of theirs on it. A
 table that nobody has opened yet equals one that is empty.
 """
 
@@ -21,9 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chaos_agent.effects.pipe import claimed
 from chaos_agent.linux import children
 from chaos_agent.linux.host import Host
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Effect, Family, Pipe, Unit
+from chaos_core.effects import (
+    CHAIN_PREFIX,
+    LINK_PREFIX,
+    Chain,
+    Effect,
+    Family,
+    Pipe,
+    Unit,
+    is_ours,
+)
 from chaos_core.errors import Unsupported
 
 Snapshot = dict[str, list[str]]
@@ -31,9 +42,11 @@ Snapshot = dict[str, list[str]]
 RUN_DIRECTORY = Path("/run/chaos")
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _TABLES = ("mangle", "filter")
-_OURS = re.compile(rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(\w+)")
+_OURS = re.compile(rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})([0-9a-f]{{8}}|doctor)\b")
 # Statistics, and what the kernel counts within options, filters and actions.
 _VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PACKETS|LINENO")
+_OPAQUE = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){8,}")  # unread: counters may be in it
+_EMPTY = "empty"
 _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 
@@ -81,6 +94,28 @@ def without(snapshot: Snapshot, faults: Iterable[str]) -> Snapshot:
     }
 
 
+def tagged(snapshot: Snapshot) -> Snapshot:
+    """The lines that carry our tag."""
+    return {
+        name: [line for line in lines if _OURS.search(line)] for name, lines in snapshot.items()
+    }
+
+
+def foreign(snapshot: Snapshot) -> Snapshot:
+    """The lines that do not."""
+    return {
+        name: [line for line in lines if not _OURS.search(line)] for name, lines in snapshot.items()
+    }
+
+
+def joined(one: Snapshot, other: Snapshot) -> Snapshot:
+    """All lines of both."""
+    return {
+        name: sorted([*one.get(name, ()), *other.get(name, ())])
+        for name in one.keys() | other.keys()
+    }
+
+
 def diff(before: Snapshot, after: Snapshot) -> list[str]:
     """``+ …`` for what is there now and was not, ``- …`` for what is gone; empty when equal.
 
@@ -95,44 +130,67 @@ def diff(before: Snapshot, after: Snapshot) -> list[str]:
     return lines
 
 
+def left_over(before: Snapshot, after: Snapshot) -> list[str]:
+    """``+ …`` for each clsact without a filter on it where there was none: ours by all odds,
+
+    though the link and the filter that claimed it are gone.
+    """
+    was = {line.removesuffix(_EMPTY) for line in before.get("qdiscs", ())}
+    return [
+        f"+ qdiscs: {line}"
+        for line in after.get("qdiscs", ())
+        if line.endswith(_EMPTY) and line.removesuffix(_EMPTY) not in was
+    ]
+
+
 def _links(host: Host, scope: Scope) -> Iterator[str]:
     for link in host.tc.links():
-        if link.name in scope.devices or link.name.startswith(LINK_PREFIX):
+        if link.name in scope.devices or is_ours(link.name):
             yield f"{link.name} {link.kind} {'up' if link.up else 'down'}".replace("  ", " ")
 
 
 def _qdiscs(host: Host, scope: Scope) -> Iterator[str]:
-    links = host.tc.links()
-    names = {link.index: link.name for link in links}
-    claimed = {link.clsact_of for link in links if link.name.startswith(LINK_PREFIX)}
+    names = {link.index: link.name for link in host.tc.links()}
     for message in host.tc.dump_qdiscs():
         name = names.get(message["index"], "")
         kind = message.get_attr("TCA_KIND")
-        if not (name in scope.devices or name.startswith(LINK_PREFIX)):
+        if not (name in scope.devices or is_ours(name)):
             continue
-        if kind == "clsact" and message["index"] in claimed:
+        empty = kind == "clsact" and not _others_filters(host, message["index"])
+        if empty and claimed(host.tc, message["index"]):
             continue
         options = _plain(message.get_attr("TCA_OPTIONS"))
-        yield f"{name} {kind} {message['handle'] >> 16:x}: parent {message['parent']:x} {options}"
+        parent = f"parent {message['parent']:x}"
+        yield f"{name} {kind} {message['handle'] >> 16:x}: {parent} {options}{_EMPTY * empty}"
+
+
+def _others_filters(host: Host, device: int) -> bool:
+    ours = {redirect.pref for redirect in host.tc.redirects(device) if redirect.ours}
+    return any(
+        hook == "ingress" or (hook == "egress" and message["info"] >> 16 not in ours)
+        for hook, message in host.tc.dump_filters(device)
+    )
 
 
 def _filters(host: Host, scope: Scope) -> Iterator[str]:
     names = {link.index: link.name for link in host.tc.links()}
-    tagged = {index: name for index, name in names.items() if name.startswith(LINK_PREFIX)}
+    tagged = {index: name for index, name in names.items() if is_ours(name)}
     for index, name in names.items():
         if name not in scope.devices:
             continue
         ours = {
-            (redirect.pref, redirect.mark): names.get(redirect.target, f"{LINK_PREFIX}gone")
+            (redirect.pref, redirect.mark): names.get(redirect.target, f"{LINK_PREFIX}{0:08x}")
             for redirect in host.tc.redirects(index)
             if redirect.ours or redirect.target in tagged
         }
         for hook, message in host.tc.dump_filters(index):
             pref, handle = message["info"] >> 16, message["handle"]
             kind = message.get_attr("TCA_KIND")
-            owner = ours.get((pref, handle)) or next(
-                (link for (taken, _), link in ours.items() if (taken, 0) == (pref, handle)), ""
-            )
+            owner = ""
+            if hook == "egress":
+                owner = ours.get((pref, handle)) or next(
+                    (link for (taken, _), link in ours.items() if (taken, 0) == (pref, handle)), ""
+                )
             options = f"to {owner}" if owner else _plain(message.get_attr("TCA_OPTIONS"))
             yield f"{name} {hook} {kind} pref {pref} handle {handle:x} {options}"
 
@@ -144,20 +202,20 @@ def _rules(host: Host, scope: Scope) -> Iterator[str]:
             in_scope = table in scope.tables
             policies = host.xtables.policies(family, table)
             for chain, entries in host.xtables.chains(family, table).items():
-                ours = chain.startswith(CHAIN_PREFIX)
-                tagged = [e.text for e in entries if ours or e.target.startswith(CHAIN_PREFIX)]
+                ours = is_ours(chain)
+                tagged = [e.text for e in entries if ours or is_ours(e.target)]
                 yield from (f"{where} {chain} {text}" for text in tagged)
                 if ours or (in_scope and policies.get(chain) != "ACCEPT"):
                     yield f"{where} chain {chain} {policies.get(chain, '')}".rstrip()
                 if in_scope and not ours:
-                    others = [e.text for e in entries if not e.target.startswith(CHAIN_PREFIX)]
+                    others = [e.text for e in entries if not is_ours(e.target)]
                     yield from (f"{where} {chain} {n}: {text}" for n, text in enumerate(others, 1))
 
 
 def _sets(host: Host) -> Iterator[str]:
     with suppress(Unsupported):
         for head in host.sets.heads():
-            if head.name.startswith(LINK_PREFIX):
+            if is_ours(head.name):
                 yield f"{head.name} {head.kind} IPv{head.family} timeout {head.default_timeout}"
 
 
@@ -186,7 +244,7 @@ def _plain(message: Any) -> str:
     if message is None:
         return ""
     if not hasattr(message, "keys"):
-        return str(message)
+        return "" if _OPAQUE.fullmatch(str(message)) else str(message)
     parts = [f"{key}={message[key]}" for key in message.keys() - _VOLATILE_FIELDS - {"attrs"}]
     nested = [
         f"{attribute[0]}({_plain(attribute[1])})"

@@ -132,7 +132,7 @@ class Supervisor:
         """Nothing was begun: refused. Something stands: revert it and say so."""
         self.leases.drop(request.fault)
         if request.fault in self.engine.standing:
-            refusal = error if isinstance(error, Unsupported) else None
+            refusal = error if isinstance(error, Unsupported | Refused) else None
             self._end(request.fault, "not_in_force", now, str(error), refusal)
         elif isinstance(error, ChaosError):
             raise error
@@ -212,7 +212,7 @@ class Supervisor:
         reason: str,
         now: int,
         detail: str = "",
-        refusal: Unsupported | None = None,
+        refusal: ChaosError | None = None,
     ) -> None:
         """Take a fault off and keep how that went. A clean ``refusal`` never was a fault."""
         standing = self.engine.standing[fault]
@@ -224,6 +224,9 @@ class Supervisor:
         if outcome.difference:
             self._to_quarantine(fault, outcome.difference)
             detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
+        if outcome.changed:
+            told = f"changed by others during the fault: {'; '.join(outcome.changed)}"
+            detail = f"{detail}; {told}" if detail else told
         self._ended.append(
             FaultStatus(
                 fault=fault,

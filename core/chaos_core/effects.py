@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -25,11 +26,19 @@ Family = Literal[4, 6]
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
+_OUR_NAME = re.compile(
+    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|\d{{1,2}}))?"
+)
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
 MAX_LINK_NAME = 15
 MAX_CHAIN_NAME = 28
 MAX_SET_NAME = 31
+
+
+def is_ours(name: str) -> bool:
+    """Whether that is a name of our making: the prefix alone may be in somebody else's."""
+    return _OUR_NAME.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,41 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
+from pyroute2 import IPRoute
 
+from chaos_agent.config import AgentConfig
+from chaos_agent.engine import Engine
+from chaos_agent.journal import Journal
+from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.xtrules import iptc
+from chaos_agent.offers import node_view
+from chaos_agent.supervisor import Supervisor
+from chaos_core.envelope import PROFILES
+from chaos_core.log import Log
+from chaos_core.messages import Apply, FaultStatus, Grant
 
 IN_GUEST = "CHAOS_GUEST" in os.environ
+SECOND = 1_000_000
+T = TypeVar("T")
+IFA_F_NODAD = 0x02
+NUD_PERMANENT = 0x80
 _CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 _GUEST_SECONDS = 120
 _TOOLS = {
     "ip": "iproute2",
@@ -178,6 +198,7 @@ def _prerequisites() -> Iterator[None]:
     missing = _missing()
     if missing:
         pytest.fail(missing, pytrace=False)
+    iptc()  # its import takes so long in the guest that a lease would be over
     with Path("/run/chaos-kernel-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # cgroups are the machine's: one session at a time
         yield
@@ -206,22 +227,32 @@ class Net:
     peer: ClassVar = {4: "10.9.0.2", 6: "fd09::2"}
     bystander: ClassVar = {4: "10.9.0.3", 6: "fd09::3"}
 
-    def __init__(self, peer_pid: int) -> None:
-        self._there = ("nsenter", f"--net=/proc/{peer_pid}/ns/net")
+    def __init__(self, peer: int) -> None:
+        """``peer`` is a descriptor of the peer's namespace. By netlink: forks are slow in the
+
+        guest, and every test comes by here.
+        """
+        self._there = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{peer}")
         here, there = "02:00:00:00:00:01", "02:00:00:00:00:02"
-        pair = f"link add v0 address {here} type veth peer name v1 address {there}"
-        ours = ["link set lo up", f"{pair} netns {peer_pid}"]
-        theirs = ["link set v1 up"]
-        for family, length, words in ((4, 24, ""), (6, 64, " nodad")):
-            ours.append(f"addr add {self.near[family]}/{length} dev v0{words}")
-            theirs.append(f"neigh replace {self.near[family]} lladdr {here} dev v1")
-            for address in (self.peer[family], self.bystander[family]):
-                ours.append(f"neigh replace {address} lladdr {there} dev v0")
-                theirs.append(f"addr add {address}/{length} dev v1{words}")
-        run("ip", "-batch", "-", stdin="\n".join(ours))
-        run(*self._there, "ip", "-batch", "-", stdin="\n".join(theirs))
-        run("ip", "link", "set", "v0", "up")
-        _wait_for(lambda: bool(self.ping(self.peer[4], count=1, patience="0.1")))
+        with IPRoute() as ours, _inside(peer, IPRoute) as theirs:
+            far = {"ifname": "v1", "address": there, "net_ns_fd": peer}
+            ours.link("add", ifname="v0", kind="veth", address=here, peer=far)
+            lo, v0 = (ours.link_lookup(ifname=name)[0] for name in ("lo", "v0"))
+            v1 = theirs.link_lookup(ifname="v1")[0]
+            for family, length in ((4, 24), (6, 64)):
+                flags = {"flags": IFA_F_NODAD} if family == 6 else {}
+                ours.addr("add", index=v0, address=self.near[family], prefixlen=length, **flags)
+                for address in (self.peer[family], self.bystander[family]):
+                    theirs.addr("add", index=v1, address=address, prefixlen=length, **flags)
+            for ip, index in ((theirs, v1), (ours, lo), (ours, v0)):
+                ip.link("set", index=index, state="up")
+            for family in (4, 6):
+                permanent = {"state": NUD_PERMANENT, "lladdr": here}
+                theirs.neigh("replace", ifindex=v1, dst=self.near[family], **permanent)
+                for address in (self.peer[family], self.bystander[family]):
+                    permanent["lladdr"] = there
+                    ours.neigh("replace", ifindex=v0, dst=address, **permanent)
+        _wait_for(lambda: all(self.echo().values()))
 
     def there(self, *words: str, check: bool = True) -> str:
         """Run a command at the peer."""
@@ -240,31 +271,89 @@ class Net:
             float(line.split("time=")[1].split()[0]) for line in out.splitlines() if "time=" in line
         ]
 
+    def echo(self, device: str = "v0") -> dict[tuple[int, str], float | None]:
+        """Round-trip times in ms by (family, address); None where no answer came.
+
+        All are asked at once. The bystanders' answers say how long to wait for the rest.
+        """
+        asked = {
+            (family, address): (family, address)
+            for family in (4, 6)
+            for address in (self.peer[family], self.bystander[family])
+        }
+        found: dict[tuple[int, str], float | None] = dict.fromkeys(asked)
+        with _echo_socket(4, device) as four, _echo_socket(6, device) as six:
+            sockets = {4: four, 6: six}
+            sent = {}
+            for number, (family, address) in enumerate(asked):
+                kind = 8 if family == 4 else 128
+                body = struct.pack("!HH", os.getpid() & 0xFFFF, number)
+                check = ~(kind << 8) & 0xFFFF  # of the kind and a body that is its own complement
+                packet = struct.pack("!BBH", kind, 0, check) + body + bytes(b ^ 0xFF for b in body)
+                sent[family, address] = time.perf_counter()
+                with suppress(OSError):  # a local firewall's way of saying no
+                    sockets[family].sendto(packet, (address, 0))
+            deadline = time.perf_counter() + 1
+            while time.perf_counter() < deadline:
+                ready = select.select([four, six], [], [], 0.01)[0]
+                now = time.perf_counter()
+                for one in ready:
+                    data, (address, *_) = one.recvfrom(2048)
+                    family, at = (4, 20) if one is four else (6, 0)
+                    if data[at] in (0, 129) and (family, address) in found:
+                        found[family, address] = (now - sent[family, address]) * 1000
+                if all(found.values()):
+                    break
+                if all(found[f, self.bystander[f]] for f in (4, 6)):
+                    deadline = min(deadline, now + 0.15)
+        return found
+
     def ping_from_peer(self, family: int, source: str) -> bool:
         """Whether the peer, as ``source``, gets an answer from here."""
         words = ("ping", "-n", "-c", "1", "-W", "1", "-I", source, self.near[family])
         return "time=" in self.there(*words, check=False)
 
 
+def _echo_socket(family: int, device: str) -> socket.socket:
+    af, protocol = (
+        (socket.AF_INET, socket.IPPROTO_ICMP) if family == 4
+        else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+    )  # fmt: skip
+    made = socket.socket(af, socket.SOCK_RAW, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+    return made
+
+
 @pytest.fixture
 def net() -> Iterator[Net]:
     """This thread, moved to a namespace of its own for the length of the test."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    assert libc.unshare(_CLONE_NEWNET) == 0, "cannot unshare the network namespace"
-    peer = subprocess.Popen(["unshare", "-n", "sleep", "600"])
+    before = _own_net()
+    peer = -1
     try:
-        _wait_for(lambda: _net_of(str(peer.pid)) != _net_of("thread-self"))
-        yield Net(peer.pid)
+        assert _libc.unshare(_CLONE_NEWNET) == 0, "cannot unshare the network namespace"
+        peer = _own_net()
+        assert _libc.unshare(_CLONE_NEWNET) == 0
+        yield Net(peer)
     finally:
-        peer.kill()
-        peer.wait()
-        assert libc.setns(before, _CLONE_NEWNET) == 0
+        assert _libc.setns(before, _CLONE_NEWNET) == 0
         os.close(before)
+        if peer >= 0:
+            os.close(peer)
 
 
-def _net_of(task: str) -> str:
-    return os.readlink(f"/proc/{task}/ns/net")  # noqa: PTH115 - not a path to follow
+def _own_net() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+
+
+def _inside(namespace: int, make: Callable[[], T]) -> T:
+    """What ``make`` makes while this thread is in that namespace; a socket stays there."""
+    here = _own_net()
+    try:
+        assert _libc.setns(namespace, _CLONE_NEWNET) == 0
+        return make()
+    finally:
+        assert _libc.setns(here, _CLONE_NEWNET) == 0
+        os.close(here)
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
@@ -288,6 +377,76 @@ def sh() -> Callable[..., str]:
 def host(net: Net) -> Iterator[Host]:  # noqa: ARG001 - the namespace comes first
     with Host() as opened:
         yield opened
+
+
+class Node:
+    """A supervisor with its engine, and a controller's side of the conversation."""
+
+    def __init__(self, host: Host, state: Path, profile: str = "lab") -> None:
+        config = AgentConfig(node="n1", envelope=PROFILES[profile], state=state)
+        self.engine = Engine(host, Journal(state), lambda fault: node_view(config, host, fault), now_us)
+        self.supervisor = Supervisor(config, self.engine, Log.to_stderr("test"))
+        self.faults = 0
+
+    def apply(
+        self, kind: str, *, run: str = "r-1", epoch: int = 1, seconds: float = 30, **params: Any
+    ) -> str:
+        """Ask for a fault under a fresh lease; returns its id."""
+        self.faults += 1
+        fault = f"{self.faults:08x}"
+        now = now_us()
+        request = Apply(
+            epoch=epoch,
+            seq=self.supervisor.heartbeat(now).seq,
+            ttl_us=3 * SECOND,
+            run=run,
+            fault=fault,
+            kind=kind,
+            params=json.dumps(params),
+            duration_us=int(seconds * SECOND),
+        )
+        self.supervisor.obey(request, now)
+        return fault
+
+    def partition(self, **params: Any) -> str:
+        """A fault that every kernel here can do."""
+        wanted = {"peers": "10.9.0.2", "direction": "in", "action": "reject", **params}
+        return self.apply("network.partition", **wanted)
+
+    def grant(self, *runs: str, epoch: int = 1) -> None:
+        now = now_us()
+        seq = self.supervisor.heartbeat(now).seq
+        self.supervisor.obey(Grant(epoch=epoch, seq=seq, ttl_us=3 * SECOND, runs=runs), now)
+
+    def status(self, fault: str) -> FaultStatus:
+        faults = self.supervisor.heartbeat(now_us()).faults
+        return next(status for status in faults if status.fault == fault)
+
+    def look(self) -> None:
+        """Let the supervisor read back what stands, as it does when that is due."""
+        self.supervisor.tick(max(now_us(), self.supervisor.next_wakeup() or 0))
+
+    def await_in_force(self, fault: str, seconds: float = 15) -> None:
+        """Let time pass until the fault is wholly there."""
+
+        def settled() -> bool:
+            self.supervisor.tick(now_us())
+            return self.status(fault).state != "applying"
+
+        _wait_for(settled, seconds)
+        status = self.status(fault)
+        assert status.state == "in_force", status.detail
+
+
+@pytest.fixture
+def new_node(host: Host, tmp_path: Path) -> Callable[..., Node]:
+    """Makes a node from what is on disk: the first one, or one that was restarted."""
+    return lambda profile="lab": Node(host, tmp_path / "state", profile)
+
+
+@pytest.fixture
+def node(new_node: Callable[..., Node]) -> Node:
+    return new_node()
 
 
 class Users:
@@ -339,3 +498,61 @@ class Users:
 @pytest.fixture
 def users(net: Net) -> Users:  # noqa: ARG001
     return Users()
+
+
+_VOLATILE = re.compile(
+    r" timeout \d+| tentative|direct_packets_stat \d+|NO-CARRIER,| state \w+"
+    r"|packets \d+ bytes \d+|(?m:^#.*$)|\[\d+:\d+\]|valid_lft \w+| backlog.*"
+)
+# By name; and actions by their index, whose upper half is 0x6368, or 0x6369 with a claim.
+_OURS = re.compile(r"\b(?:(?:chs|CHAOS)-[0-9a-f]{8}|index 1667[78]\d{5})\b")
+_CLAIM = re.compile(r"alias chaos clsact=|index 16678[2-9]\d{4}\b")
+_OUR_PREF = re.compile(r"filter protocol all pref (\d+) fw")
+
+
+def _blocks() -> list[str]:
+    """All that is in this namespace, a block each, without what changes by itself."""
+    tc = (
+        "qdisc show\nclass show dev v0\nfilter show dev v0\n"
+        "filter show dev v0 egress\nfilter show dev v0 ingress\n"
+    )
+    ip = "link show\naddr show\nrule show\nroute show table all\n"
+    parts = (
+        run("ip", "-o", "-batch", "-", stdin=ip),
+        run("tc", "-force", "-batch", "-", stdin=tc, check=False),
+        run("ipset", "save", "-sorted"),
+        run("iptables-legacy-save"),
+        run("ip6tables-legacy-save"),
+        "" if IN_GUEST else run("nft", "list", "ruleset"),
+    )
+    text = _VOLATILE.sub("", "\n".join(parts))
+    blocks = [block.strip() for block in re.split(r"\n(?!\s)", text) if block.strip()]
+    return [block for block in blocks if not re.search(r"\bfe80:|\bff00:", block)]  # they come late
+
+
+def _without_ours(blocks: list[str]) -> list[str]:
+    """What is left when everything of ours is taken away.
+
+    A clsact that we claim is ours, unless somebody has hung a filter on it.
+    """
+    prefs = {
+        found[1] for block in blocks if _OURS.search(block) and (found := _OUR_PREF.match(block))
+    }
+    heads = {f"filter protocol all pref {pref} fw chain 0" for pref in prefs}
+    left = [block for block in blocks if not _OURS.search(block) and block not in heads]
+    claimed = any(map(_CLAIM.search, blocks))
+    if not claimed or any(
+        re.match("filter protocol .* (?:u32|flower|matchall|fw)", one) for one in left
+    ):
+        return left
+    return [block for block in left if not block.startswith("qdisc clsact ffff: ")]
+
+
+@pytest.fixture
+def listing(net: Net) -> Callable[[], list[str]]:  # noqa: ARG001
+    """What the tools list of this namespace, less what is ours while a fault is in force."""
+    # A table that nobody has opened is not listed; one that we have opened stays, empty.
+    for open_table in (iptc().Table, iptc().Table6):
+        for table in ("mangle", "filter"):
+            open_table(table).close()
+    return lambda: _without_ours(_blocks())

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 
 _PRELOADED = (
-    "veth sch_netem sch_htb sch_ingress cls_fw cls_u32 act_mirred act_gact ipv6 ip_tables"
-    " iptable_mangle iptable_filter ip6_tables ip6table_mangle ip6table_filter ip_set_hash_net"
-    " ip_set_hash_ip xt_set xt_statistic xt_mark xt_multiport xt_tcpudp ipt_REJECT ip6t_REJECT"
-    " xt_comment"
+    "veth sch_netem sch_htb sch_ingress cls_fw cls_u32 act_mirred act_gact act_skbedit ipv6"
+    " ip_tables iptable_mangle iptable_filter ip6_tables ip6table_mangle ip6table_filter"
+    " ip_set_hash_net ip_set_hash_ip xt_set xt_statistic xt_mark xt_multiport xt_tcpudp"
+    " ipt_REJECT ip6t_REJECT xt_comment"
+    " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge"
 )
 _FINIT_MODULE = 313  # x86-64
 _POWER_OFF = 0x4321FEDC

@@ -27,11 +27,11 @@ BOTH = pytest.mark.parametrize("family", [4, 6])
 
 def cut_off(family: Family, peer: str, *before: Rule) -> tuple[LeasedSet, Chain]:
     """Ingress partition from one peer, after the rules ``before``."""
-    name = f"chs-t-{family}"
+    name = f"chs-0000000a-{family}"
     drop = Rule("DROP", match_set=name, set_side="src")
     return (
         LeasedSet(name, family, (peer,)),
-        Chain("CHAOS-t-in", family, "mangle", "INPUT", (*before, drop)),
+        Chain("CHAOS-0000000a-in", family, "mangle", "INPUT", (*before, drop)),
     )
 
 
@@ -74,7 +74,7 @@ def test_protected_traffic_returns_before_any_match(host: Host, net: Any, family
 @BOTH
 def test_every_rule_means_what_it_says(host: Host, sh: Callable[..., str], family: Family) -> None:
     six = family == 6
-    name = f"chs-t-{family}"
+    name = f"chs-0000000a-{family}"
     net = "fd00::/8" if six else "10.0.0.0/8"
     mark = "-j MARK --set-xmark 0x3000000/0xf000000"
     rules = (
@@ -88,27 +88,32 @@ def test_every_rule_means_what_it_says(host: Host, sh: Callable[..., str], famil
         Rule("DROP", in_device="v0", match_set=name, set_side="src", probability=250_000),
         *([Rule("RETURN", protocol="icmpv6", icmpv6_type="135")] if six else []),
     )
-    reject = Chain("CHAOS-t-no", family, "filter", "OUTPUT", (
+    reject = Chain("CHAOS-0000000a-no", family, "filter", "OUTPUT", (
         Rule("REJECT", protocol="tcp", reject_with="tcp-reset"), Rule("REJECT"),
     ))  # fmt: skip
-    chain = Chain("CHAOS-t-out", family, "mangle", "POSTROUTING", rules)
+    chain = Chain("CHAOS-0000000a-out", family, "mangle", "POSTROUTING", rules)
     apply(host, LeasedSet(name, family, (net,)), chain, reject)
     wanted = [
-        "-A POSTROUTING -j CHAOS-t-out",
-        "-A CHAOS-t-out -p udp -m multiport --sports 67,68 -j RETURN",
-        "-A CHAOS-t-out -p tcp -m multiport --sports 1:3 -m multiport --dports 22,90:99 -j RETURN",
-        f"-A CHAOS-t-out -s {net} -j RETURN",
-        f"-A CHAOS-t-out -d {net} -j RETURN",
-        f"-A CHAOS-t-out -o v0 -m set --match-set {name} dst {mark}",
-        f"-A CHAOS-t-out -i v0 -m set --match-set {name} src"
+        "-A POSTROUTING -j CHAOS-0000000a-out",
+        "-A CHAOS-0000000a-out -p udp -m multiport --sports 67,68 -j RETURN",
+        "-A CHAOS-0000000a-out -p tcp -m multiport --sports 1:3"
+        " -m multiport --dports 22,90:99 -j RETURN",
+        f"-A CHAOS-0000000a-out -s {net} -j RETURN",
+        f"-A CHAOS-0000000a-out -d {net} -j RETURN",
+        f"-A CHAOS-0000000a-out -o v0 -m set --match-set {name} dst {mark}",
+        f"-A CHAOS-0000000a-out -i v0 -m set --match-set {name} src"
         " -m statistic --mode random --probability 0.25000000000 -j DROP",
-        *(["-A CHAOS-t-out -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j RETURN"] if six else []),
+        *(
+            ["-A CHAOS-0000000a-out -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j RETURN"]
+            if six
+            else []
+        ),
     ]
     port_unreachable = "icmp6-port-unreachable" if six else "icmp-port-unreachable"
     rejects = [
-        "-A OUTPUT -j CHAOS-t-no",
-        "-A CHAOS-t-no -p tcp -j REJECT --reject-with tcp-reset",
-        f"-A CHAOS-t-no -j REJECT --reject-with {port_unreachable}",
+        "-A OUTPUT -j CHAOS-0000000a-no",
+        "-A CHAOS-0000000a-no -p tcp -j REJECT --reject-with tcp-reset",
+        f"-A CHAOS-0000000a-no -j REJECT --reject-with {port_unreachable}",
     ]
     for table, lines in (("mangle", wanted), ("filter", rejects)):
         found = sh(SAVE[family], "-t", table).splitlines()
@@ -118,12 +123,18 @@ def test_every_rule_means_what_it_says(host: Host, sh: Callable[..., str], famil
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        ("-D CHAOS-t-in 1", "has 1 rules, not 2"),
-        ("-A CHAOS-t-in -j ACCEPT", "has 3 rules, not 2"),
-        ("-R CHAOS-t-in 1 -s 10.9.0.4 -j RETURN", "rule 1 of CHAOS-t-in is -s 10.9.0.4/32"),
-        ("-R CHAOS-t-in 2 -m set --match-set chs-t-4 dst -j DROP", "rule 2 of CHAOS-t-in"),
-        ("-D INPUT -j CHAOS-t-in", "0 jumps"),
-        ("-I INPUT -j CHAOS-t-in", "2 jumps"),
+        ("-D CHAOS-0000000a-in 1", "has 1 rules, not 2"),
+        ("-A CHAOS-0000000a-in -j ACCEPT", "has 3 rules, not 2"),
+        (
+            "-R CHAOS-0000000a-in 1 -s 10.9.0.4 -j RETURN",
+            "rule 1 of CHAOS-0000000a-in is -s 10.9.0.4/32",
+        ),
+        (
+            "-R CHAOS-0000000a-in 2 -m set --match-set chs-0000000a-4 dst -j DROP",
+            "rule 2 of CHAOS-0000000a-in",
+        ),
+        ("-D INPUT -j CHAOS-0000000a-in", "0 jumps"),
+        ("-I INPUT -j CHAOS-0000000a-in", "2 jumps"),
         ("-I INPUT -s 10.9.0.2 -j ACCEPT", "a foreign rule stands above"),
     ],
 )

@@ -70,8 +70,8 @@ def test_nftables_in_use_is_mentioned(host: Host, sh: Callable[..., str]) -> Non
 def test_links_that_a_module_brings_along_are_taken_away() -> None:
     with Host() as host:
         before = {link.name for link in host.tc.links()}
-        link = host.tc.add_link("chs-t-0", "dummy")
-        assert {link.name for link in host.tc.links()} == before | {"chs-t-0"}
+        link = host.tc.add_link("chs-0000000a-0", "dummy")
+        assert {link.name for link in host.tc.links()} == before | {"chs-0000000a-0"}
         host.tc.delete_link(link)
 
 

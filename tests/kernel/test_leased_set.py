@@ -23,7 +23,7 @@ PEERS: dict[Family, tuple[str, ...]] = {
 @pytest.fixture(params=[4, 6])
 def peers(request: pytest.FixtureRequest) -> LeasedSet:
     family: Family = request.param
-    return LeasedSet(f"chs-t-{family}", family, PEERS[family])
+    return LeasedSet(f"chs-0000000a-{family}", family, PEERS[family])
 
 
 def test_entries_time_out_no_later_than_the_lease(host: Host, peers: LeasedSet) -> None:

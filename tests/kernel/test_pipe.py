@@ -25,12 +25,14 @@ guest = pytest.mark.guest
 
 
 def pipe(
-    fault: str = "t", mark: int = 0x01000000, pref: int = 1, netem: Netem | None = DELAY
+    fault: str = "0000000a", mark: int = 0x01000000, pref: int = 1, netem: Netem | None = DELAY
 ) -> Pipe:
     return Pipe("v0", f"chs-{fault}-0", mark, MASK, pref, netem)
 
 
-def detour(through: Pipe, peer: str, fault: str = "t", family: Family = 4) -> tuple[Effect, ...]:
+def detour(
+    through: Pipe, peer: str, fault: str = "0000000a", family: Family = 4
+) -> tuple[Effect, ...]:
     """A whole egress fault: the peer's packets are marked, and go through the pipe."""
     name = f"chs-{fault}-{family}"
     mark = Rule(
@@ -96,7 +98,7 @@ def test_latency_ends_with_its_lease_and_no_process(
 
 @guest
 def test_the_plumbing_alone_does_nothing(host: Host, net: Any) -> None:
-    apply(host, *detour(pipe(), net.bystander[4])[:2], pipe("b", 0x02000000, 2, None))
+    apply(host, *detour(pipe(), net.bystander[4])[:2], pipe("0000000b", 0x02000000, 2, None))
     assert max(net.ping(net.peer[4])) < 5
     assert max(net.ping(net.bystander[4])) < 5
 
@@ -131,7 +133,7 @@ def test_two_faults_share_a_clsact_and_the_last_takes_it_along(
 ) -> None:
     before = users.listing()
     first = detour(pipe(), net.peer[4])
-    second = detour(pipe("b", 0x02000000, 2, None), net.bystander[4], fault="b")
+    second = detour(pipe("0000000b", 0x02000000, 2, None), net.bystander[4], fault="0000000b")
     apply(host, *first, *second)
     assert min(net.ping(net.peer[4])) > 48
     revert(host, *first)
@@ -175,7 +177,7 @@ class Crashed(Exception):
 def crash_before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Make one method of Tc end the world when it is called."""
 
-    def crash(*_: object) -> None:
+    def crash(*_: object, **__: object) -> None:
         raise Crashed
 
     return lambda step: monkeypatch.setattr(Tc, step, crash)
@@ -211,7 +213,7 @@ def test_a_crash_does_not_harm_another_fault_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
     step: str,
 ) -> None:
-    other = detour(pipe("b", 0x02000000, 2), net.bystander[4], fault="b")
+    other = detour(pipe("0000000b", 0x02000000, 2), net.bystander[4], fault="0000000b")
     apply(host, *other)
     crash_before(step)
     with pytest.raises(Crashed):
@@ -230,13 +232,13 @@ def test_a_crash_does_not_harm_another_fault_on_the_device(
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        ("tc qdisc change dev chs-t-0 root netem delay 51ms limit 2000", "has delay"),
-        ("tc qdisc change dev chs-t-0 root netem delay 50ms limit 2001", "has limit"),
-        ("tc qdisc change dev chs-t-0 root netem delay 50ms loss 1% limit 2000", "has loss"),
-        ("tc qdisc change dev chs-t-0 root netem delay 50ms 1ms limit 2000", "has jitter"),
-        ("tc qdisc replace dev chs-t-0 root pfifo", "no netem"),
-        ("ip link set chs-t-0 down", "that is down"),
-        ("ip link del chs-t-0", "is missing"),
+        ("tc qdisc change dev chs-0000000a-0 root netem delay 51ms limit 2000", "has delay"),
+        ("tc qdisc change dev chs-0000000a-0 root netem delay 50ms limit 2001", "has limit"),
+        ("tc qdisc change dev chs-0000000a-0 root netem delay 50ms loss 1% limit 2000", "has loss"),
+        ("tc qdisc change dev chs-0000000a-0 root netem delay 50ms 1ms limit 2000", "has jitter"),
+        ("tc qdisc replace dev chs-0000000a-0 root pfifo", "no netem"),
+        ("ip link set chs-0000000a-0 down", "that is down"),
+        ("ip link del chs-0000000a-0", "is missing"),
         ("tc filter del dev v0 egress", "0 filters"),
         ("tc qdisc del dev v0 clsact", "0 filters"),
     ],
@@ -258,16 +260,16 @@ def test_every_parameter_of_netem_is_read_back(host: Host, sh: Callable[..., str
     netem = Netem(delay=12_345, jitter=1_234, correlation=250_000, loss=12_300, limit=777)
     apply(host, pipe(netem=netem))
     assert "limit 777 delay 12.3ms  1.23ms 25% loss 1.23%" in sh(
-        "tc", "qdisc", "show", "dev", "chs-t-0"
+        "tc", "qdisc", "show", "dev", "chs-0000000a-0"
     )
 
 
 @guest
 def test_apply_and_revert_can_be_repeated(host: Host, sh: Callable[..., str]) -> None:
     apply(host, pipe())
-    made = sh("ip", "link", "show", "chs-t-0")
+    made = sh("ip", "link", "show", "chs-0000000a-0")
     apply(host, pipe())
-    assert sh("ip", "link", "show", "chs-t-0") == made, "a pipe in force is left alone"
+    assert sh("ip", "link", "show", "chs-0000000a-0") == made, "a pipe in force is left alone"
     for _ in range(2):
         revert(host, pipe())
 

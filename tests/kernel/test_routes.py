@@ -13,7 +13,7 @@ def test_devices_are_listed_with_addresses_and_prefs_in_use(
     host: Host, net: Any, users: Any, sh: Callable[..., str]
 ) -> None:
     users.add_clsact()
-    sh("ip", "link", "add", "chs-t-0", "type", "ifb")
+    sh("ip", "link", "add", "chs-0000000a-0", "type", "ifb")
     devices = {device.name: device for device in host.routes.devices()}
     assert devices.keys() == {"lo", "v0", "mine0"}
     assert devices["lo"].loopback

@@ -38,7 +38,7 @@ def revert(host: Host, effects: list[Effect]) -> None:
 
 
 def test_scope_is_what_the_effects_touch() -> None:
-    effects = fault("a1", "10.9.0.2", piped=True)
+    effects = fault("000000a1", "10.9.0.2", piped=True)
     assert snapshot.scope_of(effects) == Scope(frozenset({"v0"}), frozenset({"mangle"}))
 
 
@@ -47,10 +47,10 @@ def test_scope_is_what_the_effects_touch() -> None:
 def test_a_clean_revert_makes_no_difference(host: Host, net: Any, piped: bool) -> None:
     before = snapshot.take(host, SCOPE)
     assert json.loads(json.dumps(before)) == before
-    effects = fault("a1", net.peer[4], piped=piped)
+    effects = fault("000000a1", net.peer[4], piped=piped)
     apply(host, effects)
     during = snapshot.diff(before, snapshot.take(host, SCOPE))
-    assert all("chs-a1" in line or "CHAOS-a1" in line for line in during)
+    assert all("chs-000000a1" in line or "CHAOS-000000a1" in line for line in during)
     assert len(during) == (8 if piped else 4)
     net.ping(net.peer[4])
     net.ping(net.bystander[4])
@@ -60,7 +60,7 @@ def test_a_clean_revert_makes_no_difference(host: Host, net: Any, piped: bool) -
 
 def test_a_table_that_is_opened_by_a_fault_is_no_difference(host: Host, net: Any) -> None:
     before = snapshot.take(host, SCOPE)
-    effects = fault("a1", net.peer[4])
+    effects = fault("000000a1", net.peer[4])
     apply(host, effects)
     revert(host, effects)
     assert snapshot.diff(before, snapshot.take(host, SCOPE)) == []
@@ -100,10 +100,16 @@ def test_any_change_of_what_a_fault_could_harm_is_named(
 @pytest.mark.parametrize(
     ("harm", "wanted"),
     [
-        ("ipset create chs-zz-4 hash:net timeout 1", "+ sets: chs-zz-4 hash:net IPv4 timeout 1"),
-        ("ip link add chs-zz-0 type ifb", "+ links: chs-zz-0 ifb down"),
-        ("iptables-legacy -N CHAOS-zz-in", "+ rules: IPv4 filter chain CHAOS-zz-in"),
-        ("ip6tables-legacy -t mangle -N CHAOS-zz", "+ rules: IPv6 mangle chain CHAOS-zz"),
+        (
+            "ipset create chs-000000ff-4 hash:net timeout 1",
+            "+ sets: chs-000000ff-4 hash:net IPv4 timeout 1",
+        ),
+        ("ip link add chs-000000ff-0 type ifb", "+ links: chs-000000ff-0 ifb down"),
+        ("iptables-legacy -N CHAOS-000000ff-in", "+ rules: IPv4 filter chain CHAOS-000000ff-in"),
+        (
+            "ip6tables-legacy -t mangle -N CHAOS-000000ff",
+            "+ rules: IPv6 mangle chain CHAOS-000000ff",
+        ),
     ],
 )
 def test_residue_is_named_wherever_it_is(
@@ -119,7 +125,11 @@ def test_other_faults_are_no_difference(host: Host, net: Any) -> None:
     """One that stood before and ended, and one that began and stands."""
     first, second, third = (
         fault(name, net.peer[4], mark)
-        for name, mark in (("a1", 0x1000000), ("a12", 0x2000000), ("c3", 0x3000000))
+        for name, mark in (
+            ("000000a1", 0x1000000),
+            ("00000a12", 0x2000000),
+            ("000000c3", 0x3000000),
+        )
     )
     apply(host, first)
     before = snapshot.take(host, SCOPE)
@@ -129,5 +139,8 @@ def test_other_faults_are_no_difference(host: Host, net: Any) -> None:
     revert(host, second)
     after = snapshot.take(host, SCOPE)
     assert snapshot.diff(before, after) != []
-    assert snapshot.diff(snapshot.without(before, ["c3"]), snapshot.without(after, ["c3"])) == []
-    assert snapshot.without(after, ["c"]) == after
+    assert (
+        snapshot.diff(snapshot.without(before, ["000000c3"]), snapshot.without(after, ["000000c3"]))
+        == []
+    )
+    assert snapshot.without(after, ["000000c"]) == after

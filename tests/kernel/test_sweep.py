@@ -21,11 +21,11 @@ def rules(peers: dict[Family, str]) -> list[Effect]:
     """Sets and chains of both families in both tables, as two faults would leave them."""
     effects: list[Effect] = []
     for family in FAMILIES:
-        name = f"chs-a1-{family}"
+        name = f"chs-000000a1-{family}"
         effects.append(LeasedSet(name, family, (peers[family],)))
         mark = Rule("MARK", match_set=name, set_side="dst", mark=0x1000000, mask=0xF000000)
-        effects.append(Chain("CHAOS-a1-out", family, "mangle", "POSTROUTING", (mark,)))
-        effects.append(Chain("CHAOS-b2-out", family, "filter", "OUTPUT", (Rule("RETURN"),)))
+        effects.append(Chain("CHAOS-000000a1-out", family, "mangle", "POSTROUTING", (mark,)))
+        effects.append(Chain("CHAOS-000000b2-out", family, "filter", "OUTPUT", (Rule("RETURN"),)))
     return effects
 
 
@@ -38,11 +38,12 @@ def test_everything_of_ours_goes_and_nothing_of_the_users(
     host: Host, net: Any, users: Any, sh: Callable[..., str]
 ) -> None:
     before = users.listing()
-    apply(host, [*rules(net.peer), Holder("chs-a1", "burn", cpu_quota=5_000)])
-    sh("ip", "link", "add", "chs-a1-0", "type", "ifb")
+    apply(host, [*rules(net.peer), Holder("chs-000000a1", "burn", cpu_quota=5_000)])
+    sh("ip", "link", "add", "chs-000000a1-0", "type", "ifb")
     found = [str(item) for item in sweep.find(host)]
-    for name in ("chain CHAOS-a1-out in mangle (IPv6)", "chain CHAOS-b2-out in filter (IPv4)",
-                 "set chs-a1-6", "link chs-a1-0", "cgroup chs-a1"):  # fmt: skip
+    for name in ("chain CHAOS-000000a1-out in mangle (IPv6)",
+                 "chain CHAOS-000000b2-out in filter (IPv4)",
+                 "set chs-000000a1-6", "link chs-000000a1-0", "cgroup chs-000000a1"):  # fmt: skip
         assert name in found
     with Host() as afresh:
         began = time.monotonic()
@@ -62,8 +63,8 @@ def test_whole_faults_go_with_the_clsact_that_was_ours(
         users.add_clsact()
     before = users.listing()
     pipes: list[Effect] = [
-        Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000)),
-        Pipe("v0", "chs-b2-0", 0x2000000, 0xF000000, 2, None),
+        Pipe("v0", "chs-000000a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000)),
+        Pipe("v0", "chs-000000b2-0", 0x2000000, 0xF000000, 2, None),
     ]
     apply(host, [*pipes, *rules(net.peer)])
     with Host() as afresh:
@@ -77,13 +78,29 @@ def test_a_filter_whose_ifb_was_deleted_is_still_known_as_ours(
     host: Host, net: Any, sh: Callable[..., str]
 ) -> None:
     """It would swallow every packet with our mark."""
-    pipe = Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000))
+    pipe = Pipe("v0", "chs-000000a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000))
     apply(host, [pipe, *rules(net.peer)])
-    sh("ip", "link", "del", "chs-a1-0")
+    sh("ip", "link", "del", "chs-000000a1-0")
     assert net.ping(net.peer[4]) == []
     assert sweep.remove(host) == []
     assert len(net.ping(net.peer[4])) == 2
     assert sh("tc", "filter", "show", "dev", "v0", "egress") == ""
+
+
+def test_what_only_looks_like_ours_is_left_alone(host: Host, sh: Callable[..., str]) -> None:
+    """Our names carry a fault's id; the prefix alone may be the user's."""
+    names = ("chs-lan", "chs0", "chs-0123456", "chs-0123456789", "chs-deadbeef-x")
+    for name in names:
+        sh("ip", "link", "add", name, "type", "ifb")
+        sh("ipset", "create", name, "hash:net")
+    sh("iptables-legacy", "-N", "CHAOS-MONKEY")
+    sh("iptables-legacy", "-A", "INPUT", "-j", "CHAOS-MONKEY")
+    rules = sh("iptables-legacy", "-S")
+    assert sweep.find(host) == []
+    assert sweep.remove(host) == []
+    assert {device.name for device in host.routes.devices()} >= set(names)
+    assert set(names) <= set(sh("ipset", "list", "-n").split())
+    assert sh("iptables-legacy", "-S") == rules
 
 
 @pytest.mark.guest
@@ -94,10 +111,10 @@ def test_a_fw_filter_of_the_users_is_left_alone(host: Host, sh: Callable[..., st
     action = " action mirred egress redirect dev mine0"
     sh("tc", *f"{match}{action}".split())
     before = sh("tc", "filter", "show", "dev", "v0", "egress")
-    pipe = Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 1, Netem(delay=1_000))
+    pipe = Pipe("v0", "chs-000000a1-0", 0x1000000, 0xF000000, 1, None)
     apply(host, [pipe])
     assert sweep.remove(host) == []
-    ops(pipe).revert(host, Pipe("v0", "chs-a1-0", 0x1000000, 0xF000000, 3, None))
+    ops(pipe).revert(host, Pipe("v0", "chs-000000a1-0", 0x1000000, 0xF000000, 3, None))
     assert sh("tc", "filter", "show", "dev", "v0", "egress") == before
 
 
@@ -105,20 +122,20 @@ def test_one_thing_that_resists_does_not_keep_the_rest(
     host: Host, net: Any, sh: Callable[..., str]
 ) -> None:
     apply(host, rules(net.peer))
-    sh("iptables-legacy", "-t", "mangle", "-A", "INPUT", "-m", "set", "--match-set", "chs-a1-4",
-       "src", "-j", "ACCEPT")  # fmt: skip
+    sh("iptables-legacy", "-t", "mangle", "-A", "INPUT", "-m", "set",
+       "--match-set", "chs-000000a1-4", "src", "-j", "ACCEPT")  # fmt: skip
     problems = sweep.remove(host)
     assert len(problems) == 1
-    assert problems[0].startswith("set chs-a1-4: ")
-    assert [str(item) for item in sweep.find(host)] == ["set chs-a1-4"]
+    assert problems[0].startswith("set chs-000000a1-4: ")
+    assert [str(item) for item in sweep.find(host)] == ["set chs-000000a1-4"]
 
 
 @pytest.mark.usefixtures("kernel")
 def test_the_group_of_an_undo_timers_service_is_left_to_systemd(host: Host) -> None:
     """It is named like ours, and killing it would end what is ending a fault."""
-    group = host.cgroups.cpu / "chs-a1-2.service"
+    group = host.cgroups.cpu / "chs-000000a1-2.service"
     group.mkdir()
     try:
-        assert not [found for found in sweep.find(host) if "chs-a1-2" in str(found)]
+        assert not [found for found in sweep.find(host) if "chs-000000a1-2" in str(found)]
     finally:
         group.rmdir()

@@ -141,7 +141,9 @@ def _ops(effect: Effect) -> Any:
 
 _NOTHING = Nothing()
 _SNAPSHOT = SimpleNamespace(
-    take=lambda *_: {}, scope_of=lambda _: None, diff=lambda *_: [], without=lambda *_: {}
+    **dict.fromkeys(("take", "without", "tagged", "foreign", "joined"), lambda *_: {}),
+    scope_of=lambda _: None,
+    **dict.fromkeys(("diff", "left_over"), lambda *_: []),
 )
 
 

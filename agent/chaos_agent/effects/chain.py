@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Chain
+from chaos_core.errors import Refused
 
 
 class ChainOps:
@@ -18,10 +19,22 @@ class ChainOps:
         expires_at_us: int,  # noqa: ARG002 - the leased set holds the lease
         deadline_us: int | None = None,  # noqa: ARG002
     ) -> None:
+        obstacle = host.xtables.obstacle(effect)
+        if obstacle:
+            raise Refused(
+                obstacle,
+                where=effect.name,
+                hint="give that rule a mask without these bits, or set network.mark_mask"
+                " in agent.toml to bits that nobody else uses",
+            )
         if self.verify(host, effect) is not None:
             host.xtables.put(effect)
 
     def verify(self, host: Host, effect: Chain) -> str | None:
+        for device in sorted({rule.in_device or rule.out_device for rule in effect.rules} - {""}):
+            link = host.tc.link(device)
+            if link is None or not link.up:
+                return f"device {device} is {'down' if link else 'gone'}"
         return host.xtables.difference(effect)
 
     def renew(self, host: Host, effect: Chain, expires_at_us: int) -> None:

@@ -40,18 +40,21 @@ class HolderOps:
         differs = self._caps_differ(host, effect)
         if differs:
             return differs
-        pids = host.cgroups.pids(effect.name)
-        if not pids:
-            if host.children.running(effect.name):
-                return f"starting: {effect.name}"
+        pid = host.children.running(effect.name)
+        if pid is None:
             return f"holder {effect.name} has no process"
-        asleep = [pid for pid in pids if children.stopped(pid)]
-        if asleep:
-            return f"holder {effect.name}: processes {asleep} are stopped"
+        outside = host.cgroups.missing(effect.name, pid)
+        if outside:
+            return f"holder {effect.name} (process {pid}) is not in {outside[0]}"
+        strangers = [other for other in host.cgroups.pids(effect.name) if other != pid]
+        if strangers:
+            return f"cgroup {effect.name} has processes {strangers} that are not ours"
+        if children.stopped(pid):
+            return f"holder {effect.name}: process {pid} is stopped"
         if effect.work == "burn":
-            busy = sum(map(children.threads, pids)) - 1  # the main thread minds the lease
+            busy = children.threads(pid) - 1  # the main thread minds the lease
             return None if busy == effect.workers else f"burning: {busy} of {effect.workers}"
-        filled = sum(map(children.anonymous, pids))
+        filled = children.anonymous(pid)
         if effect.memory - filled < _slack(effect.memory):
             return None
         return f"filling: {filled // _MIB} of {effect.memory // _MIB} MiB"

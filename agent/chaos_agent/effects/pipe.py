@@ -7,17 +7,23 @@ Whose clsact is it? The link says so: its alias claims the device's clsact befor
 it is added, and a later fault on the same device repeats the claim of an earlier
 one. A link with a claim takes the clsact along, unless a filter hangs on it: that
 of another fault, or of somebody else. This needs no memory but the kernel's, so it
-survives a crash at any point. (If somebody deletes our link by hand, its claim
-is lost and an empty clsact may stay; the engine's comparison then says so.)
+survives a crash at any point. The filter repeats the claim, for the case that
+somebody deletes our link by hand.
+
+A packet is classified once: one that somebody's filter takes before ours makes no
+detour, and one that made the detour is not seen by the filters behind ours. Where
+that would leave the fault without effect, or the user's filters, it is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tc import Tc
-from chaos_agent.linux.tcvalues import Link, Redirect, action_index, in_ticks
-from chaos_core.effects import LINK_PREFIX, Pipe
-from chaos_core.errors import ChaosError, InvalidInput
+from chaos_agent.linux.tcvalues import Link, Redirect, in_ticks
+from chaos_core.effects import Pipe, is_ours
+from chaos_core.errors import ChaosError, InvalidInput, Refused
 
 
 class PipeOps:
@@ -31,45 +37,54 @@ class PipeOps:
         device = host.tc.link(effect.device)
         if device is None:
             raise InvalidInput(f"there is no device {effect.device}", where=effect.link)
-        if host.tc.link(effect.link) or _redirects(host.tc, effect, device, None):
+        if host.tc.link(effect.link) or _redirects(host.tc, effect, None):
             if self.verify(host, effect) is None:
                 return
             self.revert(host, effect)  # of a half-applied pipe nothing is worth keeping
+        obstacle = _in_the_way(host.tc, effect, device)
+        if obstacle:
+            raise Refused(
+                obstacle,
+                where=effect.link,
+                hint="use another interface or fault; docs/coexistence.md says what goes together",
+            )
         link = host.tc.add_link(effect.link, "dummy" if effect.netem is None else "ifb")
         if effect.netem is not None:
             host.tc.add_netem(link, effect.netem)
         present = device.index in host.tc.clsact_devices()
-        claim = not present or _claimed(host.tc, device.index)
+        claim = not present or claimed(host.tc, device.index)
         host.tc.raise_link(link, device.index if claim else 0)
         if not present:
             host.tc.add_clsact(device.index)
-        host.tc.add_redirect(device.index, effect.pref, effect.mark, effect.mask, link)
+        host.tc.add_redirect(device.index, effect.pref, effect.mark, effect.mask, link, claim=claim)
 
     def verify(self, host: Host, effect: Pipe) -> str | None:
         device, link = host.tc.link(effect.device), host.tc.link(effect.link)
         if device is None:
             return f"device {effect.device} is gone"
+        if not device.up:
+            return f"device {effect.device} is down"
         if link is None:
             return f"link {effect.link} is missing"
         kind = "dummy" if effect.netem is None else "ifb"
         if link.kind != kind or not link.up:
             state = "up" if link.up else "down"
             return f"link {effect.link} is a {link.kind} that is {state}, not a {kind} that is up"
-        return _netem_differs(host.tc, effect, link) or _filter_differs(
-            host.tc, effect, device, link
+        return (
+            _netem_differs(host.tc, effect, link)
+            or _filter_differs(host.tc, effect, device, link)
+            or _in_the_way(host.tc, effect, device)
         )
 
     def renew(self, host: Host, effect: Pipe, expires_at_us: int) -> None:
         """Nothing: without a live set entry nothing is marked."""
 
     def revert(self, host: Host, effect: Pipe) -> None:
-        if not effect.link.startswith(LINK_PREFIX):
+        if not is_ours(effect.link):
             raise ChaosError(f"{effect.link} is not a link of ours")
-        device = host.tc.link(effect.device)
         link = host.tc.link(effect.link)
-        if device is not None:
-            for redirect in _redirects(host.tc, effect, device, link):
-                host.tc.delete_redirect(redirect)
+        for redirect in _redirects(host.tc, effect, link):
+            unhook(host.tc, redirect)
         if link is not None:
             release(host.tc, link)
 
@@ -77,9 +92,9 @@ class PipeOps:
         link = host.tc.link(effect.link)
         if link is not None:
             return f"link {effect.link} is still there"
-        device = host.tc.link(effect.device)
-        if device is not None and _redirects(host.tc, effect, device, None):
-            return f"filter {effect.pref} is still on {effect.device}"
+        names = {link.index: link.name for link in host.tc.links()}
+        for redirect in _redirects(host.tc, effect, None):
+            return f"filter {effect.pref} is still on {names.get(redirect.device)}"
         return None
 
 
@@ -93,22 +108,36 @@ def release(tc: Tc, link: Link) -> None:
     tc.delete_link(link)
 
 
-def _claimed(tc: Tc, device: int) -> bool:
-    """Whether a link of ours claims the clsact of ``device`` (an ifindex)."""
-    return any(
-        link.clsact_of == device and link.name.startswith(LINK_PREFIX) for link in tc.links()
+def unhook(tc: Tc, redirect: Redirect) -> None:
+    """Delete a filter of ours, and the clsact that it claims as ``release`` does."""
+    tc.delete_redirect(redirect)
+    if redirect.claims and not tc.has_filters(redirect.device):
+        tc.delete_clsact(redirect.device)
+
+
+def claimed(tc: Tc, device: int) -> bool:
+    """Whether a link or a filter of ours claims the clsact of ``device`` (an ifindex)."""
+    links = (link for link in tc.links() if is_ours(link.name))
+    return any(link.clsact_of == device for link in links) or any(
+        redirect.claims for redirect in tc.redirects(device)
     )
 
 
-def _redirects(tc: Tc, effect: Pipe, device: Link, link: Link | None) -> list[Redirect]:
-    """Filters of this pipe: ours by tag, to its link, or to one that is gone."""
+def _redirects(
+    tc: Tc, effect: Pipe, link: Link | None, devices: Iterable[int] | None = None
+) -> list[Redirect]:
+    """Filters of this pipe: ours by tag, to its link, or to one that is gone.
+
+    By default on any device: the pipe's own may have been given another name since.
+    """
     return [
         redirect
-        for redirect in tc.redirects(device.index)
+        for device in (tc.clsact_devices() if devices is None else devices)
+        for redirect in tc.redirects(device)
         if redirect.ours
         and (
-            (link is not None and redirect.action == action_index(link.index))
-            or (redirect.pref, redirect.mark) == (effect.pref, effect.mark)
+            (link is not None and redirect.leads_to(link))
+            or (redirect.target, redirect.pref, redirect.mark) == (0, effect.pref, effect.mark)
         )
     ]
 
@@ -127,13 +156,24 @@ def _netem_differs(tc: Tc, effect: Pipe, link: Link) -> str | None:
 
 
 def _filter_differs(tc: Tc, effect: Pipe, device: Link, link: Link) -> str | None:
-    found = _redirects(tc, effect, device, link)
+    found = _redirects(tc, effect, link, [device.index])
     if len(found) != 1:
         return f"{len(found)} filters on {effect.device} redirect to {effect.link}, not 1"
-    have = (found[0].pref, found[0].mark, found[0].mask, found[0].target)
-    want = (effect.pref, effect.mark, effect.mask, link.index)
+    have = (found[0].pref, found[0].mark, found[0].mask, found[0].cleared, found[0].target)
+    want = (effect.pref, effect.mark, effect.mask, effect.mask, link.index)
     if have != want:
-        return f"filter on {effect.device} has pref, mark, mask, target {have}, not {want}"
+        return f"filter on {effect.device} has pref, mark, mask, cleared, target {have}, not {want}"
+    return None
+
+
+def _in_the_way(tc: Tc, effect: Pipe, device: Link) -> str | None:
+    """A filter of somebody else's that would take our packets, or that ours would rob of them."""
+    for pref, kind, verdict in tc.foreign_filters(device.index):
+        what = f"filter {pref} ({kind}) of somebody else's at the egress of {effect.device}"
+        if pref < effect.pref and verdict != "goes on":
+            return f"{what} is asked before ours and may take its packets"
+        if effect.netem is not None and pref > effect.pref and verdict == "unknown":
+            return f"{what} would not see the packets that make the detour"
     return None
 
 

@@ -1,10 +1,11 @@
 """Everything on this host that carries our tag, found and removed without a journal.
 
-The tags: chains ``CHAOS-…`` and the jumps to them, sets, links and cgroups
-``chs-…``, redirects with our action index, holder processes by their command line, and
-systemd timers ``chs-…``, which say themselves what they would undo. A clsact qdisc has
-no name to tag: it is ours if a link of ours claims it (see ``pipe``), and goes with that
-link. An empty clsact without a claim stays, for it may be the user's, and it does nothing.
+The tags: chains ``CHAOS-<fault>…`` and the jumps to them, sets, links and cgroups
+``chs-<fault>…``, redirects with our action index, holder processes by their command line,
+and systemd timers ``chs-<fault>…``, which say themselves what they would undo. A clsact
+qdisc has no name to tag: it is ours if a link or a filter of ours claims it (see ``pipe``),
+and goes with the last of them. An empty clsact without a claim stays, for it may be the
+user's, and it does nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from chaos_agent.effects import revert_all
-from chaos_agent.effects.pipe import release
+from chaos_agent.effects.pipe import release, unhook
 from chaos_agent.effects.undo_timer import undone_by
 from chaos_agent.linux import children
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.xtables import FAMILIES, TABLES
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX
+from chaos_core.effects import is_ours
 from chaos_core.errors import ChaosError, Residue, Unsupported
 
 
@@ -67,7 +68,7 @@ def _chains(host: Host) -> list[Found]:
         for family in FAMILIES
         for table in TABLES
         for name in host.xtables.chains(family, table)
-        if name.startswith(CHAIN_PREFIX)
+        if is_ours(name)
     ]
 
 
@@ -76,7 +77,7 @@ def _filters(host: Host) -> list[Found]:
     return [
         Found(
             f"filter {redirect.pref} on {names[index]}",
-            lambda redirect=redirect: host.tc.delete_redirect(redirect),  # type: ignore[misc]
+            lambda redirect=redirect: unhook(host.tc, redirect),  # type: ignore[misc]
         )
         for index in host.tc.clsact_devices()
         if index in names
@@ -89,7 +90,7 @@ def _links(host: Host) -> list[Found]:
     return [
         Found(f"link {link.name}", lambda link=link: release(host.tc, link))  # type: ignore[misc]
         for link in host.tc.links()
-        if link.name.startswith(LINK_PREFIX)
+        if is_ours(link.name)
     ]
 
 
@@ -98,7 +99,7 @@ def _sets(host: Host) -> list[Found]:
         return [
             Found(f"set {head.name}", lambda head=head: host.sets.destroy(head.name))  # type: ignore[misc]
             for head in host.sets.heads()
-            if head.name.startswith(LINK_PREFIX)
+            if is_ours(head.name)
         ]
     return []
 

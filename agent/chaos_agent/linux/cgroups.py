@@ -14,6 +14,7 @@ Only groups whose name starts with ``chs-`` are ever written to or removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -21,7 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_core.effects import LINK_PREFIX
+from chaos_agent.linux import children
+from chaos_core.effects import LINK_PREFIX, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
 KEEPER_LEAF = "keeper"
@@ -85,11 +87,11 @@ class Cgroups:
 
     def pids(self, name: str) -> list[int]:
         """Processes in the group, in either hierarchy."""
-        found: set[int] = set()
-        for path in self._existing(name):
-            with contextlib.suppress(OSError):
-                found.update(map(int, (path / "cgroup.procs").read_text().split()))
-        return sorted(found)
+        return sorted({pid for path in self._existing(name) for pid in _pids(path)})
+
+    def missing(self, name: str, pid: int) -> list[Path]:
+        """The directories of the group in which a process is not, though it should."""
+        return [path for path in self._paths(name) if pid not in _pids(path)]
 
     def names(self) -> list[str]:
         """Our groups, by their tag, wherever they are. Those of systemd's units are not ours.
@@ -97,11 +99,14 @@ class Cgroups:
         (An undo timer's service has our tag and a group; it must not be killed at work.)
         """
         found = {path.name for path in self._existing(f"{LINK_PREFIX}*")}
-        return sorted(name for name in found if "." not in name)
+        return sorted(filter(is_ours, found))
 
     def destroy(self, name: str) -> None:
-        """Kill everything in the group and remove it. Idempotent; raises if a process resists."""
-        if not name.startswith(LINK_PREFIX):
+        """Kill our own in the group and remove it. Idempotent; raises if a process resists.
+
+        A process of somebody else's is moved out, to the nearest group above that takes it.
+        """
+        if not is_ours(name):
             raise ChaosError(f"{name} is not a cgroup of ours")
         deadline = time.monotonic() + _KILL_WAIT_S
         while paths := self._existing(name):
@@ -111,18 +116,20 @@ class Cgroups:
                     path.rmdir()
             if time.monotonic() > deadline:
                 raise ChaosError(
-                    f"cgroup {name} cannot be removed: processes {self.pids(name)} do not die",
-                    hint="they hang in the kernel (state D); a reboot ends them",
+                    f"cgroup {name} cannot be removed: processes {self.pids(name)} stay in it",
+                    hint="they hang in the kernel (state D), or somebody made groups below it",
                 )
             time.sleep(0.002)
 
     def _kill(self, name: str, paths: list[Path]) -> None:
+        ours = children.find()
         for path in paths:
-            with contextlib.suppress(OSError):
-                (path / "cgroup.kill").write_text("1")  # v2 since Linux 5.14
-        for pid in self.pids(name):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            for pid in _pids(path):
+                if pid in ours:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                else:
+                    _move_out(pid, path)
         # Dying takes CPU time, of which a throttled group may have none left for a while.
         quota, unlimited = ("cpu.max", "max") if self.version == 2 else ("cpu.cfs_quota_us", "-1")
         with contextlib.suppress(OSError):
@@ -157,6 +164,26 @@ class Cgroups:
         zero = "memory.swap.max" if self.version == 2 else "memory.swappiness"
         with contextlib.suppress(OSError):
             (memory / zero).write_text("0")
+
+
+def _pids(path: Path) -> set[int]:
+    try:
+        return set(map(int, (path / "cgroup.procs").read_text().split()))
+    except OSError:
+        return set()  # the group is gone
+
+
+def _move_out(pid: int, group: Path) -> None:
+    """On v2 a group that hands out controllers takes no processes; the root always does."""
+    for parent in group.parents:
+        try:
+            (parent / "cgroup.procs").write_text(str(pid))
+            return
+        except FileNotFoundError:
+            return  # above the root
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return  # it has ended
 
 
 def find() -> Cgroups:

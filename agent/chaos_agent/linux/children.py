@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chaos_agent import holder
-from chaos_core.effects import LINK_PREFIX
+from chaos_core.effects import is_ours
 from chaos_core.errors import ChaosError
 
 PROGRAM = str(Path(holder.__file__))
@@ -110,7 +110,7 @@ def find() -> dict[int, str]:
             continue  # it ended meanwhile
         if len(words) > 4 and words[3].endswith(b"/chaos_agent/holder.py"):
             name = words[4].decode(errors="replace")
-            if name.startswith(LINK_PREFIX):
+            if is_ours(name):
                 found[int(directory.name)] = name
     return found
 

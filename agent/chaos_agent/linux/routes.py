@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chaos_agent.linux.tc import Tc
-from chaos_core.effects import LINK_PREFIX, Family
+from chaos_core.effects import Family, is_ours
 
 _MAIN_TABLE = 254
 _UNICAST = 1
@@ -58,7 +58,7 @@ class Routes:
         guarded = self._tc.clsact_devices()
         found = []
         for link in self._tc.links():
-            if link.name.startswith(LINK_PREFIX):
+            if is_ours(link.name):
                 continue
             filters = self._tc.dump_filters(link.index) if link.index in guarded else []
             redirects = self._tc.redirects(link.index) if link.index in guarded else []

@@ -9,7 +9,8 @@ Two tags make our objects recognisable without a journal, whatever crashed when:
   the link, which is removed last, so it is never missing while it is needed;
 - the redirect action's index is ``ACTION_TAG | link's ifindex``. The kernel
   counts its own indices up from 1, so a filter is known as ours even when the
-  link it redirects to has been deleted by somebody.
+  link it redirects to has been deleted by somebody. With ``CLAIM_TAG`` it repeats
+  the link's claim of the clsact.
 """
 
 from __future__ import annotations
@@ -32,14 +33,18 @@ from chaos_agent.linux.tcvalues import (
     U32,
     Link,
     Redirect,
+    Verdict,
     action_index,
     read_link,
     read_redirect,
+    verdict,
 )
 from chaos_core.effects import Netem
 from chaos_core.errors import ChaosError, Unsupported
 
 _ETH_P_ALL = 3
+_NUD_INCOMPLETE = 0x01
+_NUD_FAILED = 0x20
 
 
 class Tc:
@@ -59,8 +64,10 @@ class Tc:
 
     @kernel_call
     def link(self, name: str) -> Link | None:
+        """The link of that name; one of which it is but an alternative name does not count."""
         try:
-            return read_link(self._ip.link("get", ifname=name)[0])
+            found = read_link(self._ip.link("get", ifname=name)[0])
+            return found if found.name == name else None
         except NetlinkError as error:
             if error.code in (errno.ENODEV, errno.ENOENT):
                 return None
@@ -149,19 +156,26 @@ class Tc:
     # ── filters ───────────────────────────────────────────────────────────────────────
 
     @kernel_call
-    def add_redirect(self, device: int, pref: int, mark: int, mask: int, link: Link) -> None:
-        """Redirect packets marked ``mark``/``mask`` that leave ``device``, all protocols."""
-        action = {
+    def add_redirect(
+        self, device: int, pref: int, mark: int, mask: int, link: Link, *, claim: bool
+    ) -> None:
+        """Redirect packets marked ``mark``/``mask`` that leave ``device``, all protocols.
+
+        Our bits of the mark have done their work then and are taken off, so that the
+        device's own qdiscs classify the packet by the user's bits, as ever.
+        """
+        unmark = {"kind": "skbedit", "mark": 0, "mask": mask}
+        redirect = {
             "kind": "mirred",
             "direction": "egress",
             "action": "redirect",
             "ifindex": link.index,
-            "index": action_index(link.index),
+            "index": action_index(link.index, claim=claim),
         }
-        with _needs("the tc classifier fw or the action mirred", link.name):
+        with _needs("the tc classifier fw or the actions skbedit and mirred", link.name):
             self._ip.tc(
                 "add-filter", "fw", device, handle=mark, mask=mask, parent=EGRESS, prio=pref,
-                protocol=_ETH_P_ALL, action=[action],
+                protocol=_ETH_P_ALL, action=[unmark, redirect],
             )  # fmt: skip
 
     @kernel_call
@@ -169,6 +183,16 @@ class Tc:
         """All fw filters with a redirect on the device's clsact egress, foreign ones too."""
         found = (read_redirect(message) for message in self._filters(device, EGRESS))
         return [redirect for redirect in found if redirect]
+
+    @kernel_call
+    def foreign_filters(self, device: int) -> list[tuple[int, str, Verdict]]:
+        """What others have at the device's clsact egress: preference, kind, what it may do."""
+        ours = {redirect.pref for redirect in self.redirects(device) if redirect.ours}
+        found = [
+            (message["info"] >> 16, message.get_attr("TCA_KIND"), verdict(message))
+            for message in self._filters(device, EGRESS)
+        ]
+        return [each for each in found if each[0] not in ours and each[2] != "none"]
 
     @kernel_call
     def has_filters(self, device: int) -> bool:
@@ -190,6 +214,14 @@ class Tc:
             if error.code in (errno.EINVAL, errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
                 return []  # no clsact, no device: nothing hangs there
             raise
+
+    @kernel_call
+    def unresolved(self, device: int) -> bool:
+        """Whether the link address of some neighbour there is sought, or could not be found."""
+        return any(
+            message["state"] & (_NUD_INCOMPLETE | _NUD_FAILED)
+            for message in self._ip.get_neighbours(ifindex=device)
+        )
 
     # ── raw dumps, for routes and snapshots ───────────────────────────────────────────
 

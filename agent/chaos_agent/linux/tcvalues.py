@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from chaos_core.effects import Netem
 
 EGRESS = 0xFFFFFFF3  # clsact's egress hook as a filter's parent
 INGRESS = 0xFFFFFFF2
 ACTION_TAG = 0x63680000  # "ch" in the upper half of the action's index
+CLAIM_TAG = 0x63690000  # the same, of a filter that claims the clsact it hangs on
 CLAIM = "chaos clsact="  # a link's alias, before the ifindex
 U32 = 2**32 - 1
 _INDEX_MASK = 0xFFFF
 _TICKS_PER_US = 15.625  # the kernel's psched clock: 64 ns a tick, fixed since 2.6.31
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
+_CONTINUE = -1  # gact's verdicts, TC_ACT_*
+_LETS_THROUGH = (0, 3)  # ok and pipe
+
+Verdict = Literal["none", "goes on", "lets through", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,11 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """An fw filter on clsact egress that redirects to ``target`` (an ifindex, 0 if it is gone)."""
+    """An fw filter on clsact egress that redirects to ``target`` (an ifindex, 0 if it is gone).
+
+    ``cleared`` are the bits of the mark that it takes off the packet first; ``packets``
+    is how many it has redirected.
+    """
 
     device: int
     pref: int
@@ -41,15 +50,26 @@ class Redirect:
     target: int
     action: int
     protocol: int
+    cleared: int
+    packets: int
 
     @property
     def ours(self) -> bool:
-        return self.action & ~_INDEX_MASK == ACTION_TAG
+        return self.action & ~_INDEX_MASK in (ACTION_TAG, CLAIM_TAG)
+
+    @property
+    def claims(self) -> bool:
+        """Whether the clsact it hangs on was added by us."""
+        return self.action & ~_INDEX_MASK == CLAIM_TAG
+
+    def leads_to(self, link: Link) -> bool:
+        """Whether this is the redirect to that link of ours."""
+        return self.ours and self.action & _INDEX_MASK == link.index & _INDEX_MASK
 
 
-def action_index(link_index: int) -> int:
+def action_index(link_index: int, *, claim: bool) -> int:
     """The index that tags the redirect to one of our links."""
-    return ACTION_TAG | link_index & _INDEX_MASK
+    return (CLAIM_TAG if claim else ACTION_TAG) | link_index & _INDEX_MASK
 
 
 def in_ticks(netem: Netem) -> dict[str, int]:
@@ -86,13 +106,16 @@ def read_redirect(message: Any) -> Redirect | None:
     options = message.get_attr("TCA_OPTIONS")
     if message.get_attr("TCA_KIND") != "fw" or not options or not message["handle"]:
         return None
-    actions = options.get_attr("TCA_FW_ACT")
-    action = actions.get_attr("TCA_ACT_PRIO_1") if actions else None
-    if action is None or action.get_attr("TCA_ACT_KIND") != "mirred":
+    by_kind = {action.get_attr("TCA_ACT_KIND"): action for action in _actions(options)}
+    action = by_kind.get("mirred")
+    if action is None:
         return None
     parms = action.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_MIRRED_PARMS")
     if parms["eaction"] != 1:  # egress redirect
         return None
+    edit = by_kind.get("skbedit")
+    cleared = edit.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_SKBEDIT_MASK") if edit else 0
+    counted = action.get_attr("TCA_ACT_STATS").get_attr("TCA_STATS_BASIC")
     mask = options.get_attr("TCA_FW_MASK")
     return Redirect(
         device=message["index"],
@@ -102,4 +125,33 @@ def read_redirect(message: Any) -> Redirect | None:
         target=parms["ifindex"],
         action=parms["index"],
         protocol=message["info"] & 0xFFFF,
+        cleared=cleared or 0,
+        packets=counted["packets"],
     )
+
+
+def verdict(message: Any) -> Verdict:
+    """What a foreign filter can do to a packet that it matches, as far as can be told."""
+    options = message.get_attr("TCA_OPTIONS")
+    if not hasattr(options, "get"):
+        return "unknown" if options else "none"  # "none": not a filter, but the head of several
+    if options.get_attr("TCA_U32_DIVISOR"):
+        return "none"
+    if message.get_attr("TCA_KIND") not in ("u32", "fw", "matchall", "basic", "flow"):
+        return "unknown"  # a bpf program, say
+    actions = _actions(options)
+    if any(action.get_attr("TCA_ACT_KIND") != "gact" for action in actions):
+        return "unknown"
+    ends = {
+        action.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_GACT_PARMS")["action"]
+        for action in actions
+    }
+    if actions and ends == {_CONTINUE}:
+        return "goes on"
+    return "lets through" if ends <= {_CONTINUE, *_LETS_THROUGH} else "unknown"
+
+
+def _actions(options: Any) -> list[Any]:
+    """The actions of a filter, in order."""
+    listed = next((value for name, value in options["attrs"] if name.endswith("_ACT")), None)
+    return [action for _, action in listed["attrs"]] if listed else []

@@ -25,13 +25,14 @@ from typing import Any
 import tenacity
 
 from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
-from chaos_core.effects import CHAIN_PREFIX, Chain, Family
+from chaos_core.effects import Chain, Family, is_ours
 from chaos_core.errors import ChaosError, NotInForce, Unsupported
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 TABLES = ("mangle", "filter")
 _LOCK = Path("/run/xtables.lock")
 _LOCK_WAIT_S = 1.0
+_LETS_PASS = ("ACCEPT", "QUEUE", "NFQUEUE")  # the rest of the table is not asked any more
 _NAMES: dict[Family, Path] = {
     4: Path("/proc/net/ip_tables_names"),
     6: Path("/proc/net/ip6_tables_names"),
@@ -74,7 +75,7 @@ class Xtables:
 
     def remove(self, family: Family, table_name: str, name: str) -> None:
         """Remove one of our chains with all jumps to it. Idempotent; no commit if absent."""
-        if not name.startswith(CHAIN_PREFIX):
+        if not is_ours(name):
             raise ChaosError(f"{name} is not a chain of ours", where=table_name)
         if table_name not in self.tables(family):
             return
@@ -113,13 +114,31 @@ class Xtables:
                 ]
             except Unsupported as error:
                 return error.what
-            above = list(_entries(table, chain.family, chain.hook))
+            hooked = {
+                one.name: list(_entries(table, chain.family, one.name)) for one in table.chains
+            }
         if len(found) != len(wanted):
             return f"chain {chain.name} has {len(found)} rules, not {len(wanted)}"
         for number, (have, want) in enumerate(zip(found, wanted, strict=True), 1):
             if have != want:
                 return f"rule {number} of {chain.name} is {have.text}, not {want.text}"
-        return _jump_difference(chain, above)
+        return _jump_difference(chain, hooked) or _overwritten(chain, hooked, chain.table)
+
+    def obstacle(self, chain: Chain) -> str | None:
+        """A rule of somebody else's because of which ``chain`` would have no effect, or too much
+
+        of one: a mark that is kept with a connection outlives the lease.
+        """
+        for table in ("mangle", "nat"):
+            found = _overwritten(chain, self.chains(chain.family, table), table)
+            if found:
+                return found
+        return None
+
+    def marked(self, chain: Chain) -> int:
+        """How many packets the chain's MARK rules have met. 0 when it is not there."""
+        entries = self.chains(chain.family, chain.table).get(chain.name, [])
+        return sum(entry.packets for entry in entries if entry.target == "MARK")
 
     def chains(self, family: Family, table_name: str) -> dict[str, list[Entry]]:
         """Every chain of a table in use with its rules. Empty for a table that is not."""
@@ -250,12 +269,40 @@ def _delete_jumps(table: Any, chain: Chain) -> None:
             table.delete_entry(chain.hook, buffer, rule.mask)
 
 
-def _jump_difference(chain: Chain, above: list[Entry]) -> str | None:
-    """The jump must be there once, with nothing but other chains of ours above it."""
+def _jump_difference(chain: Chain, chains: dict[str, list[Entry]]) -> str | None:
+    """The jump must be there once, with nothing above it that lets packets pass it by."""
+    above = chains[chain.hook]
     jumps = [number for number, entry in enumerate(above) if entry.target == chain.name]
     if len(jumps) != 1:
         return f"{len(jumps)} jumps from {chain.hook} to {chain.name}, not 1"
     for entry in above[: jumps[0]]:
-        if not entry.target.startswith(CHAIN_PREFIX):
+        reached = [entry, *_reached(chains, [entry.target])]
+        if entry.target == "RETURN" or any(each.target in _LETS_PASS for each in reached):
             return f"a foreign rule stands above the jump to {chain.name}: {entry.text}"
     return None
+
+
+def _overwritten(chain: Chain, chains: dict[str, list[Entry]], table: str) -> str | None:
+    """A foreign rule behind ours that touches the mark which ``chain`` writes, if it does."""
+    mask = next((rule.mask for rule in chain.rules if rule.target == "MARK"), 0)
+    for entry in _reached(chains, [chain.hook]):
+        if entry.writes_mark(mask):
+            return (
+                f"a rule of somebody else's in {table} {chain.hook} (IPv{chain.family})"
+                f" writes or keeps the mark's bits {mask:#x}: {entry.text}"
+            )
+    return None
+
+
+def _reached(chains: dict[str, list[Entry]], names: list[str]) -> list[Entry]:
+    """All rules that a packet may meet from these chains on, without those of our own chains."""
+    seen: set[str] = set()
+    found = []
+    while names:
+        name = names.pop()
+        if name in seen or name not in chains or is_ours(name):
+            continue
+        seen.add(name)
+        found += chains[name]
+        names += [entry.target for entry in chains[name]]
+    return found

@@ -13,7 +13,7 @@ import importlib.util
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,15 @@ class Entry:
     target: str
     data: bytes
     text: str
+    parameters: bytes = b""  # the target's own
+    packets: int = field(default=0, compare=False)
 
     @classmethod
     def read(cls, raw: bytes, family: Family, target: str) -> Entry:
         """From the kernel's bytes; ``target`` is libiptc's name for a verdict or a chain."""
         data = bytearray(raw)
         ip_size, header = _HEADER[family]
+        packets = int.from_bytes(data[header - 16 : header - 8], "little")
         target_at = int.from_bytes(data[ip_size + 4 : ip_size + 6], "little")
         data[ip_size : ip_size + 4] = bytes(4)  # nfcache
         data[ip_size + 8 : header] = bytes(header - ip_size - 8)  # comefrom, counters
@@ -88,7 +91,27 @@ class Entry:
             size = int.from_bytes(data[at : at + 2], "little")
             matches.append(_clean_name(data, at))
             at += max(size, _EXTENSION_HEADER)
-        return cls(name, bytes(data), _text(bytes(data), family, matches, name))
+        parameters = bytes(data[target_at + _EXTENSION_HEADER :])
+        return cls(
+            name, bytes(data), _text(bytes(data), family, matches, name), parameters, packets
+        )
+
+    def writes_mark(self, mask: int) -> bool:
+        """Whether this rule may change bits of ``mask`` in a packet's mark, or keep them for
+
+        later packets of its connection.
+        """
+        words = [
+            int.from_bytes(self.parameters[at : at + 4], "little")
+            for at in range(0, len(self.parameters) - 3, 4)
+        ]
+        match self.target, words:
+            case "MARK", [value, bits, *_]:
+                return bool((value | bits) & mask)
+            case "CONNMARK", [_, connection, packet, _, *_]:
+                only_sets = not any(self.parameters[12:15])  # the mode, wherever a revision has it
+                return not only_sets and bool((packet | connection) & mask)
+        return False
 
 
 def _clean_name(data: bytearray, at: int) -> str:
