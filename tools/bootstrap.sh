@@ -16,7 +16,7 @@ packages=(
     # the lab: kernels, their root file system, their network
     user-mode-linux mmdebstrap debian-archive-keyring e2fsprogs iproute2 iputils-ping openssh-client
     # the agent on this machine, for the kernel tests
-    iptables ipset procps
+    iptables ipset nftables procps
     # Python as in the VMs, and what python-iptables' C extension is compiled with
     python3 python3-venv python3-dev gcc libc6-dev
     ca-certificates make

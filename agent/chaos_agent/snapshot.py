@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_agent.effects.pipe import claimed
 from chaos_agent.linux import children
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.tcvalues import read_redirect
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
@@ -71,10 +71,11 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
 
 def take(host: Host, scope: Scope) -> Snapshot:
     """The node as it is now, JSON-able. Each list is sorted."""
+    traffic = _Traffic(host, scope)
     parts = {
-        "links": _links(host, scope),
-        "qdiscs": _qdiscs(host, scope),
-        "filters": _filters(host, scope),
+        "links": traffic.links(),
+        "qdiscs": traffic.qdiscs(),
+        "filters": traffic.filters(),
         "rules": _rules(host, scope),
         "sets": _sets(host),
         "cgroups": _cgroups(host),
@@ -95,16 +96,18 @@ def without(snapshot: Snapshot, faults: Iterable[str]) -> Snapshot:
 
 
 def tagged(snapshot: Snapshot) -> Snapshot:
-    """The lines that carry our tag."""
+    """What a fault itself changes while it is in force: what carries our tag, and units."""
     return {
-        name: [line for line in lines if _OURS.search(line)] for name, lines in snapshot.items()
+        name: [line for line in lines if name == "units" or _OURS.search(line)]
+        for name, lines in snapshot.items()
     }
 
 
 def foreign(snapshot: Snapshot) -> Snapshot:
-    """The lines that do not."""
+    """What it must leave alone even then: the rest."""
+    ours = tagged(snapshot)
     return {
-        name: [line for line in lines if not _OURS.search(line)] for name, lines in snapshot.items()
+        name: [line for line in lines if line not in ours[name]] for name, lines in snapshot.items()
     }
 
 
@@ -143,56 +146,72 @@ def left_over(before: Snapshot, after: Snapshot) -> list[str]:
     ]
 
 
-def _links(host: Host, scope: Scope) -> Iterator[str]:
-    for link in host.tc.links():
-        if link.name in scope.devices or is_ours(link.name):
-            yield f"{link.name} {link.kind} {'up' if link.up else 'down'}".replace("  ", " ")
+class _Traffic:
+    """Links, qdiscs and filters in scope, each read once: netlink is most of a snapshot's time."""
 
-
-def _qdiscs(host: Host, scope: Scope) -> Iterator[str]:
-    names = {link.index: link.name for link in host.tc.links()}
-    for message in host.tc.dump_qdiscs():
-        name = names.get(message["index"], "")
-        kind = message.get_attr("TCA_KIND")
-        if not (name in scope.devices or is_ours(name)):
-            continue
-        empty = kind == "clsact" and not _others_filters(host, message["index"])
-        if empty and claimed(host.tc, message["index"]):
-            continue
-        options = _plain(message.get_attr("TCA_OPTIONS"))
-        parent = f"parent {message['parent']:x}"
-        yield f"{name} {kind} {message['handle'] >> 16:x}: {parent} {options}{_EMPTY * empty}"
-
-
-def _others_filters(host: Host, device: int) -> bool:
-    ours = {redirect.pref for redirect in host.tc.redirects(device) if redirect.ours}
-    return any(
-        hook == "ingress" or (hook == "egress" and message["info"] >> 16 not in ours)
-        for hook, message in host.tc.dump_filters(device)
-    )
-
-
-def _filters(host: Host, scope: Scope) -> Iterator[str]:
-    names = {link.index: link.name for link in host.tc.links()}
-    tagged = {index: name for index, name in names.items() if is_ours(name)}
-    for index, name in names.items():
-        if name not in scope.devices:
-            continue
-        ours = {
-            (redirect.pref, redirect.mark): names.get(redirect.target, f"{LINK_PREFIX}{0:08x}")
-            for redirect in host.tc.redirects(index)
-            if redirect.ours or redirect.target in tagged
+    def __init__(self, host: Host, scope: Scope) -> None:
+        self._host = host
+        self._scope = scope
+        self._all = host.tc.links()
+        self._names = {link.index: link.name for link in self._all}
+        devices = [link.index for link in self._all if link.name in scope.devices]
+        self._dumped = {index: host.tc.dump_filters(index) for index in devices}
+        self._redirects = {
+            index: [
+                redirect
+                for hook, message in dumped
+                if hook == "egress" and (redirect := read_redirect(message))
+            ]
+            for index, dumped in self._dumped.items()
         }
-        for hook, message in host.tc.dump_filters(index):
-            pref, handle = message["info"] >> 16, message["handle"]
-            kind = message.get_attr("TCA_KIND")
-            owner = ""
-            if hook == "egress":
-                owner = ours.get((pref, handle)) or next(
-                    (link for (taken, _), link in ours.items() if (taken, 0) == (pref, handle)), ""
+
+    def links(self) -> Iterator[str]:
+        for link in self._all:
+            if link.name in self._scope.devices or is_ours(link.name):
+                yield f"{link.name} {link.kind} {'up' if link.up else 'down'}".replace("  ", " ")
+
+    def qdiscs(self) -> Iterator[str]:
+        claimed = {link.clsact_of for link in self._all if is_ours(link.name)}
+        claimed |= {
+            each.device for found in self._redirects.values() for each in found if each.claims
+        }
+        for message in self._host.tc.dump_qdiscs():
+            index, kind = message["index"], message.get_attr("TCA_KIND")
+            name = self._names.get(index, "")
+            if not (name in self._scope.devices or is_ours(name)):
+                continue
+            empty = kind == "clsact" and not self._others_filters(index)
+            if empty and index in claimed:
+                continue
+            options = _plain(message.get_attr("TCA_OPTIONS"))
+            parent = f"parent {message['parent']:x}"
+            yield f"{name} {kind} {message['handle'] >> 16:x}: {parent} {options}{_EMPTY * empty}"
+
+    def filters(self) -> Iterator[str]:
+        tagged = {index: name for index, name in self._names.items() if is_ours(name)}
+        for index, dumped in self._dumped.items():
+            ours = {
+                (redirect.pref, redirect.mark): self._names.get(
+                    redirect.target, f"{LINK_PREFIX}{0:08x}"
                 )
-            options = f"to {owner}" if owner else _plain(message.get_attr("TCA_OPTIONS"))
-            yield f"{name} {hook} {kind} pref {pref} handle {handle:x} {options}"
+                for redirect in self._redirects[index]
+                if redirect.ours or redirect.target in tagged
+            }
+            heads = {(pref, 0): owner for (pref, _), owner in ours.items()}
+            for hook, message in dumped:
+                pref, handle = message["info"] >> 16, message["handle"]
+                kind = message.get_attr("TCA_KIND")
+                owner = (heads | ours).get((pref, handle)) if hook == "egress" else None
+                options = f"to {owner}" if owner else _plain(message.get_attr("TCA_OPTIONS"))
+                yield f"{self._names[index]} {hook} {kind} pref {pref} handle {handle:x} {options}"
+
+    def _others_filters(self, device: int) -> bool:
+        """Whether anything but ours hangs on the device's clsact."""
+        ours = {redirect.pref for redirect in self._redirects.get(device, ()) if redirect.ours}
+        return any(
+            hook == "ingress" or (hook == "egress" and message["info"] >> 16 not in ours)
+            for hook, message in self._dumped.get(device, ())
+        )
 
 
 def _rules(host: Host, scope: Scope) -> Iterator[str]:

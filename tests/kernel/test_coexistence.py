@@ -1,17 +1,18 @@
 """Every network fault beside whatever the user may have: both work, and nothing of theirs changes.
 
 A row of ``THINGS`` is one thing that a user has, as the commands that make it, with
-what shows that it works and the faults that are refused beside it. For each row each
-fault is applied in turn: the listing of all that is the user's is the same before,
-during and after, the peer is hit as asked and the bystander is not, and the user's
-own counters go on counting. A fault that could not bite, or would rob the user's
-filters of packets, must say so and leave nothing.
+what shows that it works and the faults that are refused beside it. Beside each row all
+faults are applied, each to a peer of its own, by both families: the listing of all that
+is the user's is the same before, during and after, each peer is hit as asked and the
+bystander is not, and the user's own counters go on counting. A fault that could not
+bite, or would rob the user's filters of packets, must say so and leave nothing.
 """
 
 from __future__ import annotations
 
 import re
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +20,9 @@ from typing import Any
 import pytest
 
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.host import Host
 from chaos_core.messages import Revert
 
-PEERS = "10.9.0.2,fd09::2"
 EGRESS = ("latency", "loss out", "partition drop")
 SHAPING = ("latency", "loss out")
 
@@ -201,7 +202,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "place"), CASES)
-def test_what_the_user_has_and_the_fault_both_work(
+def test_what_the_user_has_and_the_faults_both_work(
     node: Any,
     net: Any,
     sh: Callable[..., str],
@@ -212,43 +213,136 @@ def test_what_the_user_has_and_the_fault_both_work(
     thing = THINGS[name]
     for command in thing.make:
         sh(*command.split())
+    tried = [fault for fault, (_, _, places) in FAULTS.items() if place in places]
+    peers = dict(
+        zip(tried, zip(*(net.peers(family) for family in (4, 6)), strict=True), strict=False)
+    )
     before = listing()
     was = counted(thing, sh)
-    for fault_name, (kind, params, places) in FAULTS.items():
-        if place not in places:
-            continue
-        fault = node.apply(kind, peers=PEERS, **params)
-        status = node.status(fault)
-        if fault_name in thing.refused:
+    in_force = {}
+    for fault in tried:
+        kind, params, _ = FAULTS[fault]
+        made = node.apply(kind, peers=",".join(peers[fault]), **params)
+        status = node.status(made)
+        if fault in thing.refused:
             assert (status.state, status.code) == ("refused", "refused"), status.detail
-            assert thing.refused[fault_name] in status.detail
+            assert thing.refused[fault] in status.detail
             assert status.clean, status.detail
-            continue
-        assert status.state == "in_force", f"{fault_name}: {status.detail}"
-        bites(fault_name, net)
-        assert listing() == before, fault_name
-        is_now = counted(thing, sh)
-        assert is_now > was or not thing.count, f"{fault_name}: theirs does not count"
-        was = is_now
-        node.look()
-        assert node.status(fault).state == "in_force", node.status(fault).detail
-        node.supervisor.obey(Revert(fault=fault), now_us())
-        assert (node.status(fault).clean, node.status(fault).detail) == (True, ""), fault_name
+        else:
+            assert status.state == "in_force", f"{fault}: {status.detail}"
+            in_force[fault] = made
+        node.grant("r-1")
+    bites(net, {address: fault for fault in in_force for address in peers[fault]})
+    assert listing() == before
+    assert counted(thing, sh) > was or not thing.count, "theirs does not count"
+    node.look()
+    for fault, made in in_force.items():
+        assert node.status(made).state == "in_force", f"{fault}: {node.status(made).detail}"
+        node.supervisor.obey(Revert(fault=made), now_us())
+        assert (node.status(made).clean, node.status(made).detail) == (True, ""), fault
     assert node.engine.residue() == []
     assert listing() == before
     assert node.supervisor.quarantine == []
-    assert all(net.echo().values())
+    assert all(net.echo(others=3).values())
 
 
-def bites(fault: str, net: Any) -> None:
-    """The peer is late or cut off, by both families, and the bystander is neither."""
-    times = net.echo()
-    for family in (4, 6):
-        peer, bystander = times[family, net.peer[family]], times[family, net.bystander[family]]
-        assert bystander is not None, (fault, times)
-        assert bystander < 35, (fault, times)
-        if fault == "latency":
-            assert peer is not None, (fault, times)
-            assert 40 <= peer < 80, (fault, times)
+def bites(net: Any, hit: dict[str, str]) -> None:
+    """Each address is late or cut off as its fault says, and the rest is neither."""
+    times = {address: late for (_, address), late in net.echo(others=3).items()}
+    for address, late in times.items():
+        fault = hit.get(address)
+        if fault in (None, "latency"):
+            assert late is not None, (address, fault, times)
+            assert (late >= 40) == (fault == "latency"), (address, fault, times)
+            assert late < 80, (address, fault, times)
         else:
-            assert peer is None, (fault, times)
+            assert late is None, (address, fault, times)
+
+
+@pytest.mark.guest
+def test_a_delayed_packet_is_classed_by_the_users_mark_as_ever(
+    node: Any, net: Any, sh: Callable[..., str]
+) -> None:
+    """Our bits would make it another mark, for which the user has no class."""
+    thing = THINGS["htb by mark"]
+    for command in thing.make:
+        sh(*command.split())
+    node.apply("network.latency", peers="10.9.0.2", delay="40ms")
+    sh("iptables-legacy", "-t", "mangle", "-F", "OUTPUT")
+    sh(*mangle("-A OUTPUT -d 10.9.0.2 -j MARK --set-mark 5", six=False)[0].split())
+    was = counted(thing, sh)
+    bites(net, {"10.9.0.2": "latency"})
+    assert counted(thing, sh) - was == 1
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize("stacked", ["vlan", "bridge"])
+def test_a_device_on_top_of_another(
+    node: Any, net: Any, sh: Callable[..., str], listing: Callable[[], list[str]], stacked: str
+) -> None:
+    peer, bystander = "10.9.5.2", "10.9.0.3"
+    if stacked == "vlan":
+        there = ["link add link v1 name v1.5 type vlan id 5", f"addr add {peer}/24 dev v1.5",
+                 "link set v1.5 up"]  # fmt: skip
+        here = ["link add link v0 name top type vlan id 5"]
+    else:
+        bystander = "10.9.5.3"
+        there = [f"addr add {address}/24 dev v1" for address in (peer, bystander)]
+        here = ["link add top type bridge", "link set v0 master top"]
+    for command in there:
+        net.there("ip", *command.split())
+    for command in (*here, "addr add 10.9.5.1/24 dev top", "link set top up"):
+        sh("ip", *command.split())
+    assert len(net.ping(peer)) == 2
+    before = listing()
+    fault = node.apply("network.latency", peers=peer, delay="40ms")
+    assert listing() == before
+    assert min(net.ping(peer)) >= 40
+    assert max(net.ping(bystander)) < 35
+    node.look()
+    assert node.status(fault).state == "in_force", node.status(fault).detail
+    node.supervisor.obey(Revert(), now_us())
+    assert node.status(fault).clean
+    assert listing() == before
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_users_cgroups_keep_their_limits_and_processes(
+    node: Any, host: Host, wait_for: Callable[..., None]
+) -> None:
+    two = host.cgroups.version == 2
+    groups = sorted({host.cgroups.cpu / "mine", host.cgroups.memory / "mine"})
+    limits = (
+        {"cpu.max": "20000 100000", "memory.max": "67108864"} if two
+        else {"cpu.cfs_quota_us": "20000", "memory.limit_in_bytes": "67108864"}
+    )  # fmt: skip
+    node.apply("cpu.stress", percent="1%")  # on v2 this hands out the controllers
+    node.supervisor.obey(Revert(), now_us())
+
+    def state() -> list[str]:
+        files = (group / name for group in groups for name in (*limits, "cgroup.procs"))
+        return [file.read_text() for file in files if file.exists()]
+
+    with subprocess.Popen(["sleep", "600"]) as process:
+        try:
+            for group in groups:
+                group.mkdir()
+                (group / "cgroup.procs").write_text(str(process.pid))
+                for name, value in limits.items():
+                    if (group / name).exists():
+                        (group / name).write_text(value)
+            before = state()
+            assert len(before) == (3 if two else 4)
+            for kind in ("cpu.stress", "memory.stress"):
+                fault = node.apply(kind, percent="5%")
+                node.await_in_force(fault)
+                assert state() == before
+                node.supervisor.obey(Revert(), now_us())
+                assert node.status(fault).clean
+            assert state() == before
+        finally:
+            process.kill()
+            process.wait()
+            wait_for(lambda: not any((group / "cgroup.procs").read_text() for group in groups))
+            for group in groups:
+                group.rmdir()

@@ -122,13 +122,13 @@ class Cgroups:
             time.sleep(0.002)
 
     def _kill(self, name: str, paths: list[Path]) -> None:
-        ours = children.find()
         for path in paths:
             for pid in _pids(path):
-                if pid in ours:
+                holder = children.holder_name(pid)
+                if holder:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                else:
+                elif holder is not None:
                     _move_out(pid, path)
         # Dying takes CPU time, of which a throttled group may have none left for a while.
         quota, unlimited = ("cpu.max", "max") if self.version == 2 else ("cpu.cfs_quota_us", "-1")

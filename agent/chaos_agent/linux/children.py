@@ -100,19 +100,22 @@ class Children:
 
 def find() -> dict[int, str]:
     """Every holder on this host as pid → name, whoever started it, by its command line."""
-    found: dict[int, str] = {}
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
-            continue
-        try:
-            words = (directory / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue  # it ended meanwhile
-        if len(words) > 4 and words[3].endswith(b"/chaos_agent/holder.py"):
-            name = words[4].decode(errors="replace")
-            if is_ours(name):
-                found[int(directory.name)] = name
-    return found
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return {pid: name for pid in pids if (name := holder_name(pid))}
+
+
+def holder_name(pid: int) -> str | None:
+    """The name of that holder; empty for another process, None for one that ends or has ended."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    if words == [b""]:
+        return None
+    if len(words) > 4 and words[3].endswith(b"/chaos_agent/holder.py"):
+        name = words[4].decode(errors="replace")
+        return name if is_ours(name) else ""
+    return ""
 
 
 def kill(pid: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_core.effects import LINK_PREFIX
+from chaos_core.effects import is_ours
 from chaos_core.errors import Unsupported
 
 RUNNING = Path("/run/systemd/system")  # exists when systemd is PID 1, sd_booted(3)
@@ -111,7 +111,7 @@ class Systemd:
 
     def armed(self) -> list[str]:
         """Names of our timers, waiting or at work. Asks the file system only."""
-        return sorted({path.stem for path in TRANSIENT.glob(f"{LINK_PREFIX}*")})
+        return sorted({path.stem for path in TRANSIENT.glob("*") if is_ours(path.stem)})
 
     def is_waiting(self, name: str) -> bool:
         """Whether that timer is going to run out."""
