@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill test test-unit test-kernel test-vm check proto deb bench sim clean
+.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench sim clean
 
 PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
 BIN := .venv/bin
@@ -13,6 +13,9 @@ setup: ## install what is missing: apt packages, uv, .venv
 
 drill: setup ## boot a fleet of VMs and prove every promise on it
 	@$(BIN)/chaosctl lab drill
+
+torture: setup ## kill everything at every step of every fault, 300 times
+	@$(BIN)/chaosctl lab torture
 
 test: test-unit test-kernel test-vm ## all tests
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from chaos_lab.drill.context import Check
     from chaos_lab.drill.report import Report
     from chaos_lab.fleet import Fleet
+    from chaos_lab.torture.report import Report as RoundsReport
+    from chaos_lab.torture.report import Result
 
 app = typer.Typer(
     name="lab",
@@ -49,7 +51,7 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
     start = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"[dim]{time.monotonic() - start:6.1f} s[/dim]  {text}")
+        console.print(f"[dim]{time.monotonic() - start:6.1f} s[/dim]  {text}", soft_wrap=True)
 
     with console.status(title):
         yield say
@@ -156,6 +158,81 @@ def _show_report(report: Report) -> None:
     console = Console()
     console.print(table)
     console.print(report.summary)
+
+
+@app.command()
+def torture(
+    rounds: Annotated[int, typer.Option(min=1, help="How many cases to draw.")] = 300,
+    seed: Annotated[int, typer.Option(help="What the cases are drawn from.")] = 1,
+    only: Annotated[
+        str, typer.Option(help="Play only these of them: #17, or a part of their name.")
+    ] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the fleet up afterwards.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Kill everything of ours at every step of every fault, and prove that nothing is left.
+
+    Plays on a fleet of its own. Writes report.json, report.md and the VMs' logs to the
+    directory torture of the lab's. Ends with 0 only if every round held.
+    """
+    from chaos_lab import drill as drills
+    from chaos_lab.fleet import Fleet
+    from chaos_lab.layout import LabDir
+    from chaos_lab.provision import provision
+    from chaos_lab.torture import campaign
+
+    lab = LabDir.find().beside("torture")
+    with progress("torturing") as say:
+        fleet = Fleet(lab, say=say)
+        fleet.down()
+        try:
+            fleet.up()
+            provision(fleet, profile="lab", say=say)
+            report = campaign.run(
+                fleet, seed=seed, drawn=rounds, only=only, say=say, tell=lambda r: say(_round(r))
+            )
+            report.write(lab.home)
+        finally:
+            if fleet.is_up:
+                drills.keep_logs(fleet, lab.home / "logs")
+            if not keep:
+                fleet.down()
+    if output is Output.JSON:
+        typer.echo(report.as_json())
+    else:
+        _show_rounds(report)
+    raise typer.Exit(Exit.DONE if report.passed else Exit.FAILED)
+
+
+def _round(result: Result) -> str:
+    if result.passed:
+        return f"[green]held  [/green] {result.line}"
+    return f"[red]FAILED[/red] {result.line}\n{'':10}{result.why}"
+
+
+def _show_rounds(report: RoundsReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("hit", box=None, padding=(0, 1))
+    for title in ("rounds", "seen", "worst gone", "back", "residue", "failed"):
+        table.add_column(title, justify="right")
+    for group in report.groups:
+        table.add_row(
+            group.name,
+            str(group.rounds),
+            str(group.seen),
+            "–" if group.worst_gone is None else f"{group.worst_gone:.2f} s",
+            "–" if group.worst_recovered is None else f"{group.worst_recovered:.1f} s",
+            str(group.residue),
+            str(group.failed),
+        )
+    console = Console()
+    console.print(table)
+    console.print(report.summary)
+    for result in report.failures:
+        console.print(f"[red]✗[/red] {result.case.name}: {result.why}", highlight=False)
+        console.print(f"  again: {report.rerun(result)}", highlight=False, soft_wrap=True)
 
 
 def _show(fleet: Fleet, output: Output) -> None:

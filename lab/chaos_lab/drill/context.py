@@ -56,22 +56,34 @@ class Injection:
         """When the run entered ``phase``. Raises LabError when it ended before, or not in time."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            ended = self._process.poll() is not None
+            ended = self.ended
             for at, event in list(self.events):
                 if event.get("phase") == phase:
                     return at
             if ended:
-                self._thread.join(2)
-                said = self._process.stderr.read().strip() if self._process.stderr else ""
-                raise LabError(f"the run ended before {phase}: {said or self.events[-1:]}")
+                raise LabError(f"the run ended before {phase}: {self.last_words()}")
             time.sleep(0.01)
         raise LabError(f"the run did not reach {phase} within {timeout:g} s")
 
+    @property
+    def ended(self) -> bool:
+        """Whether chaosctl has ended, and so the run, unless the controller was lost."""
+        return self._process.poll() is not None
+
     def wait(self, timeout: float = 90.0) -> int:
-        """The exit code of chaosctl."""
-        code = self._process.wait(timeout)
+        """The exit code of chaosctl. Raises LabError when it does not end in time."""
+        try:
+            code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"the run did not end within {timeout:g} s") from None
         self._thread.join(2)
         return code
+
+    def last_words(self) -> str:
+        """What chaosctl, which has ended, said last."""
+        self._thread.join(2)
+        said = self._process.stderr.read().strip() if self._process.stderr else ""
+        return said or str(self.events[-1:])
 
     def drop(self) -> None:
         """End the client; the run does not care."""

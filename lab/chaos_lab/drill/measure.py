@@ -66,12 +66,16 @@ class Reply:
 
 
 class Pings(Stream):
-    """Pings from the host (``source=""``) or from a VM to ``address``, 20 a second."""
+    """Pings from the host (``source=""``) or from a VM to ``address``, 20 a second.
+
+    One that is late counts as not answered until its answer arrives.
+    """
 
     def __init__(self, fleet: Fleet, source: str, address: str, *, interval: float = 0.05) -> None:
         argv = ["ping", "-n", "-O", "-i", f"{interval:g}", address]
         self.interval = interval
         self.replies: list[Reply] = []
+        self._late: dict[int, int] = {}  # where in replies an unanswered ping stands, by its number
         super().__init__(
             fleet.popen(source, argv)
             if source
@@ -83,8 +87,14 @@ class Pings(Stream):
     def take(self, at: float, line: str) -> None:
         reply, missing = _REPLY.search(line), _MISSING.search(line)
         if reply:
-            self.replies.append(Reply(at, int(reply[1]), float(reply[2])))
+            found = Reply(at, int(reply[1]), float(reply[2]))
+            place = self._late.pop(found.seq, None)
+            if place is None:
+                self.replies.append(found)
+            else:
+                self.replies[place] = found
         elif missing:
+            self._late[int(missing[1])] = len(self.replies)
             self.replies.append(Reply(at, int(missing[1]), None))
 
     def median(self, seconds: float) -> float:

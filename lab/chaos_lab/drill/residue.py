@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from chaos_lab.drill.context import Drill
 
@@ -57,13 +58,22 @@ def listing(drill: Drill, node: str) -> list[str]:
     return [re.sub(r"\s+", " ", line).strip() for line in text.splitlines()]
 
 
+def difference(before: list[str], now: list[str]) -> list[str]:
+    """``-line`` for what is gone, ``+line`` for what is new; empty when the listings are equal."""
+    old, new = Counter(before), Counter(now)
+    return [
+        *(f"-{line}" for line in sorted((old - new).elements())),
+        *(f"+{line}" for line in sorted((new - old).elements())),
+    ]
+
+
 def residue(drill: Drill, before: dict[str, list[str]]) -> None:
     """Every node equals its listing from before the drill."""
-    differences = []
-    for node, lines in before.items():
-        now = listing(drill, node)
-        differences += [f"{node}: -{line}" for line in lines if line not in now]
-        differences += [f"{node}: +{line}" for line in now if line not in lines]
+    differences = [
+        f"{node}: {line}"
+        for node, lines in before.items()
+        for line in difference(lines, listing(drill, node))
+    ]
     drill.check(
         "residue.none",
         "P6, P7",

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 from chaos_core.errors import Exit, LabError
 from chaos_lab import provision
-from chaos_lab.drill import residue
+from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill, Injection
 from chaos_lab.drill.measure import Pings, Resources, delayed
 from chaos_lab.layout import CONTROLLER, HOST_IP
@@ -128,7 +128,6 @@ if number:
             pass
 print(len(pids))
 """
-_ALONE = "[Service]\nRestart=no\nExecStopPost=\nWatchdogSec=0\n"
 
 
 def agent_gone(drill: Drill) -> None:
@@ -175,9 +174,8 @@ def _without_agent(drill: Drill, name: str, number: str) -> None:
 
 def _restart_agent(drill: Drill, node: str) -> None:
     """Kill what is left of a node's agent, and start it anew."""
-    units = [provision.KEEPER_UNIT, provision.LINK_UNIT]
     drill.fleet.exec(node, ["python3", "-c", _SIGNAL, "SIGKILL"])
-    drill.fleet.exec(node, ["systemctl", "restart", *units], timeout=60)
+    units.restart(drill.fleet, node)
     provision.wait_connected(drill.fleet)
     _settle(drill)
 
@@ -196,20 +194,12 @@ def _three_faults(drill: Drill) -> Iterator[Injection]:
 @contextmanager
 def _systemd_looks_away(drill: Drill, node: str) -> Iterator[None]:
     """No restart, no watchdog, no ``recover``: what ends a fault now is the kernel alone."""
-    fleet = drill.fleet
-    places = [
-        f"/run/systemd/system/{unit}.d" for unit in (provision.KEEPER_UNIT, provision.LINK_UNIT)
-    ]
-    for place in places:
-        fleet.exec(node, ["mkdir", "-p", place])
-        fleet.put(node, f"{place}/drill.conf", _ALONE)
-    fleet.exec(node, ["systemctl", "daemon-reload"])
+    units.look_away(drill.fleet, node)
     _restart_agent(drill, node)
     try:
         yield
     finally:
-        fleet.exec(node, ["rm", "-r", *places])
-        fleet.exec(node, ["systemctl", "daemon-reload"])
+        units.look_back(drill.fleet, node)
         _restart_agent(drill, node)
 
 

@@ -1,0 +1,126 @@
+"""All rounds: the steps are found, the cases drawn and played, three nodes at a time."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from chaos_core.errors import InvalidInput, LabError
+from chaos_lab import provision
+from chaos_lab.drill.context import Drill
+from chaos_lab.fleet import Fleet
+from chaos_lab.torture import rounds
+from chaos_lab.torture.cases import CONTROLLER, KINDS, Case, Kind, Step, chosen, draw
+from chaos_lab.torture.node import Node, Roll
+from chaos_lab.torture.report import Report, Result
+
+_HOLD_SEEN = 2  # of what is repeated while a fault is held, the first two times are steps
+
+
+def run(
+    fleet: Fleet,
+    *,
+    seed: int,
+    drawn: int,
+    only: str = "",
+    say: Callable[[str], None],
+    tell: Callable[[Result], None],
+) -> Report:
+    """Play a campaign on a fleet that is up and provisioned, with its nodes in profile lab.
+
+    ``say`` hears what is being done, ``tell`` each result as it comes. Raises
+    InvalidInput when ``only`` matches no case.
+    """
+    started = time.monotonic()
+    with under_torture(fleet, say) as nodes:
+        say("one fault of each kind, to find the steps")
+        steps = discover(nodes)
+        say(", ".join(f"{kind}: {len(found)} steps" for kind, found in steps.items()))
+        cases = chosen(tuple(draw(seed, drawn, steps)), only)
+        if not cases:
+            raise InvalidInput(f"no case matches {only!r}", where="--only")
+        results = play(cases, nodes, tell)
+    return Report(
+        seed=seed,
+        drawn=drawn,
+        results=tuple(sorted(results, key=lambda result: result.case.number)),
+        steps={kind: len(found) for kind, found in steps.items()},
+        seconds=time.monotonic() - started,
+        date=time.strftime("%Y-%m-%d"),
+    )
+
+
+@contextmanager
+def under_torture(fleet: Fleet, say: Callable[[str], None]) -> Iterator[tuple[Node, ...]]:
+    """The fleet's nodes with traced keepers and wardens; as installed again afterwards."""
+    drill, roll = Drill(fleet, say), Roll(fleet)
+    nodes = tuple(Node(drill, roll, name) for name in fleet.nodes)
+    say("a tracer for each keeper, a warden for each node")
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        list(pool.map(Node.set_up, nodes))
+        for node in nodes:
+            stack.callback(node.tear_down)
+        provision.wait_connected(fleet)
+        yield nodes
+
+
+def discover(nodes: Sequence[Node]) -> dict[str, tuple[Step, ...]]:
+    """The steps of one unharmed fault of each kind, in their order. The node is clean after it."""
+    found = dict(zip((kind.name for kind in KINDS), _spread(_record, KINDS, nodes), strict=True))
+    return {kind.name: found[kind.name] for kind in KINDS}
+
+
+def _record(kind: Kind, node: Node) -> tuple[Step, ...]:
+    place = node.warden.order("record")
+    code = node.drill.inject(kind.name, *kind.params, nodes=(node.name,), seconds=4).wait()
+    said: list[dict[str, Any]] = node.warden.said(place, "step")
+    node.warden.order("disarm")
+    wrong = node.unsettled(()) or "; ".join(node.residue())
+    steps = (Step(**step) for step in said)
+    kept = tuple(step for step in steps if step.stage != "hold" or step.nth <= _HOLD_SEEN)
+    if code or wrong or not kept:
+        raise LabError(f"{kind.name}, unharmed: exit {code}, {len(kept)} steps, {wrong}")
+    return kept
+
+
+def play(
+    cases: Sequence[Case], nodes: Sequence[Node], tell: Callable[[Result], None]
+) -> list[Result]:
+    """Play the cases, a node each; those that hit the controller hit all, so one at a time."""
+    lock = threading.Lock()
+
+    def one(case: Case, node: Node) -> Result:
+        result = rounds.play(case, node)
+        with lock:
+            tell(result)
+        return result
+
+    apart = [case for case in cases if case.hit.target != CONTROLLER]
+    alone = [case for case in cases if case.hit.target == CONTROLLER]
+    results = _spread(one, apart, nodes)
+    turns = (nodes[number % len(nodes)] for number in range(len(alone)))
+    return [*results, *(one(case, node) for case, node in zip(alone, turns, strict=True))]
+
+
+def _spread(
+    work: Callable[[Any, Node], Any], items: Sequence[Any], nodes: Sequence[Node]
+) -> list[Any]:
+    """Do ``work`` for each item on whichever node is free; results in the order of the items."""
+    free: queue.SimpleQueue[Node] = queue.SimpleQueue()
+    for node in nodes:
+        free.put(node)
+
+    def one(item: Any) -> Any:
+        node = free.get()
+        try:
+            return work(item, node)
+        finally:
+            free.put(node)
+
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        return list(pool.map(one, items))
