@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -91,7 +92,10 @@ def _record(kind: Kind, node: Node) -> tuple[Step, ...]:
 def play(
     cases: Sequence[Case], nodes: Sequence[Node], tell: Callable[[Result], None]
 ) -> list[Result]:
-    """Play the cases, a node each; those that hit the controller hit all, so one at a time."""
+    """Play the cases, a node each; those that hit the controller hit all, so one at a time.
+
+    Those in which systemd looks away come together: to turn its head takes it seconds.
+    """
     lock = threading.Lock()
 
     def one(case: Case, node: Node) -> Result:
@@ -100,11 +104,13 @@ def play(
             tell(result)
         return result
 
-    apart = [case for case in cases if case.hit.target != CONTROLLER]
-    alone = [case for case in cases if case.hit.target == CONTROLLER]
-    results = _spread(one, apart, nodes)
-    turns = (nodes[number % len(nodes)] for number in range(len(alone)))
-    return [*results, *(one(case, node) for case, node in zip(alone, turns, strict=True))]
+    apart = [case for case in cases if case.hit.target == CONTROLLER]
+    abreast = [case for case in cases if case.hit.target != CONTROLLER]
+    results = _spread(one, sorted(abreast, key=lambda case: case.hit.alone), nodes)
+    return [
+        *results,
+        *(one(case, node) for case, node in zip(apart, itertools.cycle(nodes), strict=False)),
+    ]
 
 
 def _spread(

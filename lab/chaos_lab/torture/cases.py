@@ -68,9 +68,12 @@ class Hit:
     @property
     def roles(self) -> tuple[Role, ...]:
         """The node's processes that are struck; none for machines and the controller."""
-        if self.target == "both":
-            return ("keeper", "link")
-        return tuple(role for role in ROLES if role == self.target)
+        many = {"both": ROLES[:2], "all": ROLES}
+        return many.get(self.target, tuple(role for role in ROLES if role == self.target))
+
+    def fits(self, held: bool) -> bool:
+        """Whether there is what is to be hit, with a holder or without."""
+        return held or "holder" not in self.roles
 
 
 _AGENT = ("keeper", "link", "both")
@@ -78,7 +81,7 @@ SIGNALS = ("SIGKILL", "SIGSTOP", "SIGSEGV")
 CONTROLLER, POWER, REBOOT = "controller", "power", "reboot"
 HITS = (
     *(Hit(target, signal) for target in (*_AGENT, "holder") for signal in SIGNALS),
-    *(Hit(target, signal, alone=True) for target in _AGENT for signal in SIGNALS),
+    *(Hit(target, signal, alone=True) for target in (*_AGENT, "all") for signal in SIGNALS),
     *(Hit(CONTROLLER, signal) for signal in SIGNALS),
     Hit(POWER),
     Hit(REBOOT),
@@ -141,9 +144,9 @@ def draw(seed: int, rounds: int, steps: Mapping[str, Sequence[Step]]) -> Iterato
     }
     for number in range(1, rounds + 1):
         hit = hits.deal()
-        kind = kinds.deal(lambda kind: kind.held or hit.target != "holder")  # noqa: B023
+        kind = kinds.deal(lambda kind: hit.fits(kind.held))  # noqa: B023
         step = moments[kind.name].deal(
-            lambda step: step is None or step.holder or hit.target != "holder"  # noqa: B023
+            lambda step: step is None or hit.fits(step.holder)  # noqa: B023
         )
         yield Case(number, kind, hit, step, round(rng.uniform(0, 2), 1))
 

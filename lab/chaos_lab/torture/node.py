@@ -21,7 +21,6 @@ from chaos_lab.drill.measure import Stream
 from chaos_lab.fleet import Fleet
 
 _PYTHON = "/opt/chaosctl/bin/python3"
-_DROP_IN = f"/etc/systemd/system/{provision.KEEPER_UNIT}.d"
 _TRACED = f"[Service]\nExecStart=\nExecStart={_PYTHON} -m chaos_lab.torture.tracer run\n"
 _ANSWER_S = 10.0
 
@@ -132,7 +131,7 @@ class Roll:
         self._at = 0.0
         self._nodes: dict[str, dict[str, Any]] = {}
 
-    def node(self, name: str, *, not_older_than: float = 0.5) -> dict[str, Any]:
+    def node(self, name: str, *, not_older_than: float = 0.8) -> dict[str, Any]:
         """One node. Raises LabError when the controller does not answer."""
         since = time.monotonic() - not_older_than
         with self._lock:
@@ -158,8 +157,7 @@ class Node:
     def set_up(self) -> None:
         """Trace its keeper, give it its user's own things, and list all of it."""
         fleet = self.drill.fleet
-        fleet.exec(self.name, ["mkdir", "-p", _DROP_IN])
-        fleet.put(self.name, f"{_DROP_IN}/torture.conf", _TRACED)
+        units.drop_in(fleet, self.name, provision.KEEPER_UNIT, "torture", _TRACED)
         units.reload(fleet, self.name)
         units.restart(fleet, self.name)
         fleet.exec(self.name, ["sync"])
@@ -173,7 +171,7 @@ class Node:
         fleet = self.drill.fleet
         if self.alone:
             self.look_back()
-        fleet.exec(self.name, ["rm", "-r", _DROP_IN])
+        units.drop_in(fleet, self.name, provision.KEEPER_UNIT, "torture", "")
         units.reload(fleet, self.name)
         units.restart(fleet, self.name)
 
@@ -186,7 +184,6 @@ class Node:
     def booted(self) -> None:
         """It has just booted: what its user had set up by hand is set up again."""
         self.warden.__exit__(None, None, None)
-        self.alone = False
         residue.give(self.drill, self.name)
         self.greet()
 

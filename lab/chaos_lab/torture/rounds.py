@@ -159,7 +159,7 @@ def _play(case: Case, node: Node) -> Result:
         wrong,
         f"gone only after {gone:.2f} s" if gone is not None and gone >= BOUND_S else "",
         "the fault was never seen" if must_be_seen and not seen else "",
-        "the effect is back" if after >= 2 else "",
+        "the effect is back" if after >= BOUND_S else "",
     ]
     return Result(
         case, node.name, seen, gone, recovered, tuple(residue), "; ".join(filter(None, why))
@@ -246,10 +246,9 @@ def signal_controller(node: Node, signal: str) -> None:
 def _revive(case: Case, node: Node) -> None:
     """Do what nobody but an operator would: wake what is stopped, start what stays dead."""
     if case.hit.alone:
-        node.look_back()
         node.warden.order("hit", signal="SIGKILL", who=["keeper", "link", "holder"])
         units.restart(node.drill.fleet, node.name)
-    elif case.hit.signal == "SIGSTOP" and case.hit.target in ("link", "both"):
+    elif case.hit.signal == "SIGSTOP" and "link" in case.hit.roles:
         node.warden.order("hit", signal="SIGCONT", who=["link"])
     elif case.hit.signal == "SIGSTOP" and case.hit.target == THE_CONTROLLER:
         signal_controller(node, "SIGCONT")
@@ -257,7 +256,7 @@ def _revive(case: Case, node: Node) -> None:
 
 def _recover(case: Case, node: Node, struck: list[int]) -> tuple[str, list[str]]:
     """Wait until the agent is at work and the node equals its listing; what does not."""
-    if case.hit.target in ("link", "both") and case.hit.signal == "SIGSTOP":
+    if case.hit.signal == "SIGSTOP" and not case.hit.alone:
         struck = []  # a link that was stopped goes on
     deadline = time.monotonic() + _BACK_S
     while True:
@@ -267,7 +266,7 @@ def _recover(case: Case, node: Node, struck: list[int]) -> tuple[str, list[str]]
             wrong = "; ".join(residue)
         if not wrong or time.monotonic() > deadline:
             return wrong and f"after {_BACK_S:g} s: {wrong}", residue
-        time.sleep(0.3)
+        time.sleep(0.5)
 
 
 def _start_afresh(node: Node) -> None:
@@ -278,6 +277,7 @@ def _start_afresh(node: Node) -> None:
     fleet.power_cut(node.name)
     fleet.start(node.name)
     node.booted()
+    node.look_back()
     provision.wait_connected(fleet)
     if node.roll.node(node.name, not_older_than=0)["quarantine"]:
         provision.operate(fleet, ["node", "release", node.name, "--reason", "next round"])
