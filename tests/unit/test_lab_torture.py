@@ -74,7 +74,9 @@ def test_hits_are_every_signal_on_every_process_and_both_ways_to_lose_a_machine(
 def test_a_holder_is_hit_only_where_there_is_one() -> None:
     holders = [case for case in cases() if case.hit.target in ("holder", "all")]
     assert holders
-    assert all(case.kind.held and (case.step is None or case.step.holder) for case in holders)
+    assert all(
+        case.kind.where == "holder" and (case.step is None or case.step.holder) for case in holders
+    )
 
 
 def test_a_fault_is_asked_for_longer_than_the_bound_unless_its_end_is_what_is_hit() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
+from chaos_lab.drill import units
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Answers, delayed
 
@@ -31,7 +32,6 @@ RestartSec=1
 Alias=front.service
 WantedBy=multi-user.target
 """
-_ALONE = "[Service]\nRestart=no\nExecStopPost=\nWatchdogSec=0\n"
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +60,17 @@ def state(app: Drill) -> str:
 @contextmanager
 def systemd_looks_away(app: Drill) -> Iterator[None]:
     """No restart, no watchdog, no ``recover``: only the undo timer is left."""
-    place = f"/run/systemd/system/{provision.KEEPER_UNIT}.d"
-    restart = ["systemctl", "restart", provision.KEEPER_UNIT]
-    app.fleet.exec("n1", ["mkdir", "-p", place])
-    app.fleet.put("n1", f"{place}/test.conf", _ALONE)
-    app.fleet.exec("n1", ["systemctl", "daemon-reload"])
-    app.fleet.exec("n1", restart, timeout=60)
+    units.look_away(app.fleet, "n1")
+    units.restart(app.fleet, "n1")
     provision.wait_connected(app.fleet)
     try:
         yield
     finally:
-        app.fleet.exec("n1", ["rm", "-r", place])
-        app.fleet.exec("n1", ["systemctl", "daemon-reload"])
+        units.look_back(app.fleet, "n1")
         app.fleet.exec(
             "n1", ["systemctl", "kill", "-s", "CONT", provision.KEEPER_UNIT], check=False
         )
-        app.fleet.exec("n1", restart, timeout=60)
+        units.restart(app.fleet, "n1")
         provision.wait_connected(app.fleet)
 
 

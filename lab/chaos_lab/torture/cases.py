@@ -19,21 +19,30 @@ ROLES: tuple[Role, ...] = get_args(Role)
 Card = TypeVar("Card")
 
 
+VICTIM = "victim.service"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault as it is played: strong enough to be told from any noise."""
+    """A kind of fault as it is played: strong enough to be told from any noise.
+
+    ``where`` it is looked for: in pings to the node, in its holder processes, which can
+    be hit as well, or in the state of the service ``VICTIM``.
+    """
 
     name: str
     params: tuple[str, ...]
-    held: bool  # by a holder process, which can be hit and is what is looked for
+    where: Literal["wire", "holder", "victim"]
 
 
 KINDS = (
-    Kind("network.latency", (f"peers={HOST_IP}", "delay=400ms"), held=False),
-    Kind("network.loss", (f"peers={HOST_IP}", "percent=100%"), held=False),
-    Kind("network.partition", (f"peers={HOST_IP}",), held=False),
-    Kind("cpu.stress", ("percent=50%",), held=True),
-    Kind("memory.stress", ("percent=25%",), held=True),
+    Kind("network.latency", (f"peers={HOST_IP}", "delay=400ms"), "wire"),
+    Kind("network.loss", (f"peers={HOST_IP}", "percent=100%"), "wire"),
+    Kind("network.partition", (f"peers={HOST_IP}",), "wire"),
+    Kind("cpu.stress", ("percent=50%",), "holder"),
+    Kind("memory.stress", ("percent=25%",), "holder"),
+    Kind("process.pause", (f"unit={VICTIM}",), "victim"),
+    Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
 )
 
 
@@ -144,7 +153,7 @@ def draw(seed: int, rounds: int, steps: Mapping[str, Sequence[Step]]) -> Iterato
     }
     for number in range(1, rounds + 1):
         hit = hits.deal()
-        kind = kinds.deal(lambda kind: hit.fits(kind.held))  # noqa: B023
+        kind = kinds.deal(lambda kind: hit.fits(kind.where == "holder"))  # noqa: B023
         step = moments[kind.name].deal(
             lambda step: step is None or hit.fits(step.holder)  # noqa: B023
         )

@@ -19,19 +19,22 @@ from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Stream
 from chaos_lab.fleet import Fleet
+from chaos_lab.torture.cases import VICTIM
 
 _PYTHON = "/opt/chaosctl/bin/python3"
 _TRACED = f"[Service]\nExecStart=\nExecStart={_PYTHON} -m chaos_lab.torture.tracer run\n"
+_VICTIM = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 _ANSWER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One of the warden's looks around: processes by role, and free memory in bytes."""
+    """One of the warden's looks: processes by role, free memory in bytes, how the victim is."""
 
     at: float
     processes: dict[str, dict[str, str]]
     available: int
+    well: bool
 
 
 class Warden(Stream):
@@ -106,7 +109,7 @@ class Warden(Stream):
     def looks(self, since: float) -> list[Look]:
         """Looks from ``since`` on, oldest first."""
         return [
-            Look(t + self._offset, said["look"], said["available"])
+            Look(t + self._offset, said["look"], said["available"], said["well"])
             for t, said in list(self._looks)
             if t + self._offset >= since
         ]
@@ -158,7 +161,9 @@ class Node:
         """Trace its keeper, give it its user's own things, and list all of it."""
         fleet = self.drill.fleet
         units.drop_in(fleet, self.name, provision.KEEPER_UNIT, "torture", _TRACED)
+        fleet.put(self.name, f"/etc/systemd/system/{VICTIM}", _VICTIM)
         units.reload(fleet, self.name)
+        fleet.exec(self.name, ["systemctl", "enable", "--now", VICTIM])
         units.restart(fleet, self.name)
         fleet.exec(self.name, ["sync"])
         residue.give(self.drill, self.name)
@@ -172,6 +177,8 @@ class Node:
         if self.alone:
             self.look_back()
         units.drop_in(fleet, self.name, provision.KEEPER_UNIT, "torture", "")
+        fleet.exec(self.name, ["systemctl", "disable", "--now", VICTIM])
+        fleet.exec(self.name, ["rm", f"/etc/systemd/system/{VICTIM}"])
         units.reload(fleet, self.name)
         units.restart(fleet, self.name)
 
@@ -205,6 +212,8 @@ class Node:
                 return f"{len(alive)} × {role}"
             if set(alive.values()) & set("Tt"):
                 return f"the {role} is stopped"
+        if not look.well:
+            return f"{VICTIM} does not run"
         try:
             node = self.roll.node(self.name)
         except LabError as error:

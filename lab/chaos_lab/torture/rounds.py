@@ -76,7 +76,7 @@ def _hit(reply: Reply) -> bool:
 
 
 class InTheNode(Effect):
-    """Holder processes in the VM's /proc, and the memory that they keep."""
+    """Holder processes in the VM's /proc, the memory that they keep, a victim that is unwell."""
 
     def __init__(self, node: Node, *, memory: int) -> None:
         self._node = node
@@ -92,13 +92,12 @@ class InTheNode(Effect):
         pass
 
     def _there(self, look: Look) -> bool:
-        return bool(look.processes["holder"]) or (
-            bool(self._memory) and look.available < self._floor
-        )
+        kept = bool(self._memory) and look.available < self._floor
+        return bool(look.processes["holder"]) or not look.well or kept
 
     def seen(self, until: float) -> bool:
         looks = self._node.warden.looks(self._started)
-        return any(look.processes["holder"] for look in looks if look.at < until)
+        return any(look.processes["holder"] or not look.well for look in looks if look.at < until)
 
     def gone_after(self, since: float) -> float:
         while time.monotonic() < since + _GONE_S:
@@ -112,7 +111,7 @@ class InTheNode(Effect):
 
 
 def _effect(case: Case, node: Node) -> Effect:
-    if not case.kind.held:
+    if case.kind.where == "wire":
         return OnTheWire(node)
     quarter = node.drill.fleet.seat(node.name).memory_mib * 2**20 // 4
     return InTheNode(node, memory=quarter if case.kind.name == "memory.stress" else 0)

@@ -9,7 +9,8 @@ Speaks JSON lines with the host. Orders come on stdin:
   ``{"do": "journal"}``.
 
 Every line said carries ``t``, this VM's CLOCK_BOOTTIME in seconds. Ten times a second
-it says which processes of ours there are, and how much memory is free.
+it says which processes of ours there are, how much memory is free, and whether the
+victim, a service that faults may hurt, is well.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chaos_lab.torture.cases import VICTIM
 from chaos_lab.torture.tracer import SOCKET
 
 JOURNAL = Path("/var/lib/chaos-agent/journal")
@@ -94,6 +96,15 @@ def available() -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith("MemAvail")) * 1024
 
 
+def victim_is_well() -> bool:
+    """Whether the victim's processes run, by its cgroup."""
+    events = Path(f"/sys/fs/cgroup/system.slice/{VICTIM}/cgroup.events")
+    try:
+        return {"populated 1", "frozen 0"} <= set(events.read_text().splitlines())
+    except OSError:
+        return False  # no cgroup, no process
+
+
 def say(**what: Any) -> None:
     print(json.dumps({"t": time.clock_gettime(time.CLOCK_BOOTTIME), **what}), flush=True)
 
@@ -121,7 +132,7 @@ class Warden:
             for key, _ in self._selector.select(max(0, look_at - time.monotonic())):
                 key.data()
             if time.monotonic() >= look_at:
-                say(look=ours(), available=available())
+                say(look=ours(), available=available(), well=victim_is_well())
                 look_at = time.monotonic() + _EVERY_S
 
     def _host(self) -> None:
