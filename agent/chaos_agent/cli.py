@@ -61,9 +61,9 @@ def recover(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Take off whatever of ours is on this node; idempotent, offline."""
-    from chaos_agent.keeper import need_root, sole_keeper
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
+    from chaos_agent.privilege import need_root, sole_keeper
     from chaos_agent.recover import recover as run_recover
     from chaos_agent.recover import release_quarantine
     from chaos_core.log import Log
@@ -103,9 +103,9 @@ def _settings(path: Path) -> configuration.AgentConfig:
 @app.command()
 def doctor(output: OutputOption = Output.TABLE) -> None:
     """Say for each fault whether this host can do it, and if not why, by trying."""
-    from chaos_agent.keeper import need_root
     from chaos_agent.linux.host import Host
     from chaos_agent.offers import examine_host
+    from chaos_agent.privilege import need_root
 
     need_root()
     found = examine_host(Host())
@@ -198,11 +198,11 @@ def _apply_local(
 ) -> Any:
     from chaos_agent.engine import Engine
     from chaos_agent.journal import Journal
-    from chaos_agent.keeper import need_root, sole_keeper
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
     from chaos_agent.local import apply as hold
     from chaos_agent.offers import node_view
+    from chaos_agent.privilege import need_root, sole_keeper
     from chaos_agent.recover import recover as run_recover
     from chaos_agent.supervisor import Supervisor
     from chaos_core.log import Log

@@ -19,51 +19,20 @@ import signal
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chaos_agent.config import LINK_USER
 from chaos_agent.notify import Notifier
 from chaos_agent.supervisor import Supervisor
-from chaos_core.errors import InvalidInput, MissingPrerequisite, Refused
+from chaos_core.errors import InvalidInput, Refused
 from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.log import Log
 from chaos_core.messages import MAX_MESSAGE, Hello, Message, to_keeper
 
-LOCK = "keeper.lock"
 _LONGEST_SLEEP = 500_000  # µs; a signal or the watchdog waits no longer
 _MESSAGES_A_SECOND = 100  # from the link; more is a flood
-
-
-@contextlib.contextmanager
-def sole_keeper(runtime: Path) -> Iterator[None]:
-    """Hold the lock that makes this the only process that applies faults here.
-
-    Raises Refused when another has it. The kernel frees it when we die.
-    """
-    import fcntl
-
-    runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fd = os.open(runtime / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(
-                "another keeper is running on this node",
-                where=str(runtime / LOCK),
-                hint="use chaosctl, or `systemctl stop chaos-agent` first",
-            ) from None
-        yield
-    finally:
-        os.close(fd)
-
-
-def need_root() -> None:
-    """Raise MissingPrerequisite unless we are root."""
-    if os.geteuid() != 0:
-        raise MissingPrerequisite("this needs root", hint="run it as root, or use --dry-run")
 
 
 class Listener:

@@ -10,12 +10,14 @@ from chaos_core.log import Log
 
 def keeper(path: Path) -> None:
     """Run the keeper until it is told to stop."""
+    from chaos_agent import effects
     from chaos_agent.engine import Engine
     from chaos_agent.journal import Journal
-    from chaos_agent.keeper import Keeper, Listener, need_root, sole_keeper
+    from chaos_agent.keeper import Keeper, Listener
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
     from chaos_agent.offers import examine_host, hello, node_view
+    from chaos_agent.privilege import need_root, sole_keeper
     from chaos_agent.supervisor import Supervisor
 
     need_root()
@@ -25,7 +27,8 @@ def keeper(path: Path) -> None:
         host, journal = Host(), Journal(config.state)
         engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
         supervisor = Supervisor(config, engine, log)
-        # Examining loads all that a fault will need: a lease must not wait for an import.
+        # These two load all that a fault will need: a lease must not wait for an import.
+        effects.load()
         offers = examine_host(host)["kinds"]
         Keeper(
             supervisor,

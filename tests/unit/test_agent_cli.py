@@ -43,3 +43,17 @@ def test_faults_are_listed_for_people_and_for_programs() -> None:
     assert "delay" in agent("faults", "network.latency").stdout
     listed = json.loads(agent("faults", "-o", "json").stdout)
     assert listed["cpu.stress"]["schema"]["required"] == ["percent"]
+
+
+def test_undo_loads_only_what_it_reverts_with() -> None:
+    """A service stays down for as long as its undo takes to start, on a node that is busy."""
+    code = (
+        "import sys\n"
+        "from chaos_agent import main, undo\n"
+        "from chaos_agent.effects import ops\n"
+        "from chaos_core.effects import Unit\n"
+        "ops(Unit('a.service', 'stopped'))\n"
+        "print({'pydantic', 'pyroute2', 'iptc', 'typer', 'ctypes'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

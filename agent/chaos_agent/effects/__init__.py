@@ -7,6 +7,7 @@ a compiled fault and reverted in the opposite one.
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -52,6 +53,12 @@ def ops(effect: Effect) -> Ops:
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(effect).__name__).lower()
     found: Ops = import_module(f"{__name__}.{name}").OPS
     return found
+
+
+def load() -> None:
+    """Load the verbs of all effects, for who has time now and none later."""
+    for module in pkgutil.iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")
 
 
 def revert_all(host: Host, effects: Sequence[Effect]) -> list[str]:
