@@ -7,6 +7,7 @@ are raised as ``ChaosError`` for chaosctl to print.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -185,6 +186,7 @@ def torture(
     with progress("torturing") as say:
         fleet = Fleet(lab, say=say)
         fleet.down()
+        shutil.rmtree(lab.home / "logs", ignore_errors=True)
         try:
             fleet.up()
             provision(fleet, profile="lab", say=say)

@@ -75,5 +75,10 @@ def keep_logs(fleet: Fleet, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in fleet.names:
         with suppress(ChaosError):  # a VM that is down has nothing to say
-            said = fleet.exec(name, ["journalctl", "--no-pager", "-o", "short-monotonic"]).stdout
-            (directory / f"{name}.log").write_text(said)
+            keep_log(fleet, name, directory / f"{name}.log")
+
+
+def keep_log(fleet: Fleet, name: str, path: Path) -> None:
+    """Write what was said on one VM, since its disk is new. Raises LabError when it is down."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(fleet.exec(name, ["journalctl", "--no-pager", "-o", "short-monotonic"]).stdout)

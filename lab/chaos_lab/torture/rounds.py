@@ -15,6 +15,7 @@ from contextlib import suppress
 
 from chaos_core.errors import ChaosError, LabError
 from chaos_core.lease import ABORT_BOUND
+from chaos_lab import drill as drills
 from chaos_lab import provision
 from chaos_lab.drill import units
 from chaos_lab.drill.context import Injection
@@ -124,7 +125,12 @@ def play(case: Case, node: Node) -> Result:
     except ChaosError as error:
         result = Result(case, node.name, why=f"not carried out: {error}".splitlines()[0])
     if not result.passed:
+        lab = node.drill.fleet.lab
         with suppress(ChaosError):  # the rounds that follow will say what is wrong
+            for name in (node.name, CONTROLLER):
+                log = lab.home / "logs" / f"round-{case.number}-{name}.log"
+                drills.keep_log(node.drill.fleet, name, log)
+        with suppress(ChaosError):
             _start_afresh(node)
     return result
 
@@ -140,8 +146,7 @@ def _play(case: Case, node: Node) -> Result:
             case.kind.name, *case.kind.params, nodes=(node.name,), seconds=case.seconds
         )
         try:
-            hit_at, struck = _strike(case, node, run, effect, place)
-            seen = effect.seen(hit_at)
+            hit_at, struck, seen = _strike(case, node, run, effect, place)
             off = case.hit.target in (POWER, REBOOT)
             gone = None if off else effect.gone_after(hit_at)
             _revive(case, node)
@@ -180,14 +185,13 @@ def _arm(case: Case, node: Node) -> int:
 
 def _strike(
     case: Case, node: Node, run: Injection, effect: Effect, place: int
-) -> tuple[float, list[int]]:
-    """Wait for the moment and hit; when that was, and the processes that were struck."""
+) -> tuple[float, list[int], bool]:
+    """Wait for the moment and hit: when that was, whom it struck, and was the effect seen then?"""
 
     def ended() -> str:
         return f"the run ended before the hit: {run.last_words()}" if run.ended else ""
 
     warden = node.warden
-    struck: list[int] = []
     if case.step is None:
         _wait_seen(effect, ended)
         time.sleep(case.delay)
@@ -197,12 +201,13 @@ def _strike(
         at, struck = warden.wait(place, "hit", _STEP_S, ended)
         if not struck:
             raise LabError(f"there was no {case.hit.target} to hit", where=node.name)
-    else:
-        if case.step is not None:
-            warden.wait(place, "reached", _STEP_S, ended)
-        at = time.monotonic()
-        _machine(case, node)
-    return at, struck
+        return at, struck, effect.seen(at)
+    if case.step is not None:
+        warden.wait(place, "reached", _STEP_S, ended)
+    at = time.monotonic()
+    seen = effect.seen(at)
+    _machine(case, node)
+    return at, [], seen
 
 
 def _wait_seen(effect: Effect, ended: Callable[[], str]) -> None:

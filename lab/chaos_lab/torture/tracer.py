@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import socket
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,7 +144,7 @@ def install(tracer: Tracer) -> None:
     patches: list[tuple[Any, str, Any]] = [
         (engine.Engine, "start", begin(engine.Engine.start)),
         (engine.Engine, "end", finish(engine.Engine.end)),
-        (engine, "ops", _by_effect(effects.ops, verb)),
+        *((user, "ops", _by_effect(effects.ops, verb)) for user in _users_of(effects.ops)),
         (snapshot, "take", tracer.wrap("snapshot", snapshot.take)),
         (journal, "os", Traced(os, disk)),
         *(
@@ -160,6 +161,15 @@ def _by_effect(
     ops: Callable[[Any], Any], verb: Callable[[str], Callable[[str, Any], Any]]
 ) -> Callable[[Any], Any]:
     return lambda effect: Traced(ops(effect), verb(type(effect).__name__))
+
+
+def _users_of(ops: Callable[[Any], Any]) -> list[Any]:
+    """The agent's modules that know the verbs' registry by the name of ``ops``."""
+    return [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("chaos_agent") and getattr(module, "ops", None) is ops
+    ]
 
 
 def _adapters() -> list[tuple[str, Callable[[Host], Any]]]:
