@@ -18,6 +18,7 @@ from chaos_core.errors import Unsupported
 RUNNING = Path("/run/systemd/system")  # exists when systemd is PID 1, sd_booted(3)
 TRANSIENT = Path("/run/systemd/transient")
 _PATIENCE_S = 1.0
+_MOST_CPU, _LAST_TO_GO = 10_000, -900
 _TRIES = 30
 _NAME = "org.freedesktop.systemd1"
 
@@ -89,6 +90,9 @@ class Systemd:
             ("DefaultDependencies", ("b", False)),
             ("Type", ("s", "oneshot")),
             ("CollectMode", ("s", "inactive-or-failed")),
+            # It ends a fault, maybe on a node that is short of everything.
+            ("CPUWeight", ("t", _MOST_CPU)),
+            ("OOMScoreAdjust", ("i", _LAST_TO_GO)),
             ("Restart", ("s", "on-failure")),
             ("RestartUSec", ("t", 1_000_000)),
             ("StartLimitIntervalUSec", ("t", _TRIES * 10_000_000)),
