@@ -1,6 +1,7 @@
 """``chaos-agent recover``: take off whatever of ours is on this node. Offline, idempotent.
 
-It runs before the keeper starts and after it stops, by systemd, and by hand. First
+It runs before the keeper starts and after it stops, by systemd, in the keeper's own
+start, since those two may have been killed as well, and by hand. First
 the journal: what was begun and is not known to be undone is reverted in reverse
 and compared with its snapshot. Then the sweep: everything that carries our tag
 goes, whether or not a journal knows of it. It must never touch anything else.
@@ -49,12 +50,20 @@ def recover(host: Host, state: Path, clock: Callable[[], int], log: Log) -> Repo
         _sweep(host, report)
         for intent in intents:
             _close(host, journal, intent, clock(), report, log)
-        if report.difference:
-            StateFile(state / "quarantine").write(report.difference)
+        _quarantine(state, report, log)
         journal.rotate()
     finally:
         journal.close()
     return report
+
+
+def _quarantine(state: Path, report: Report, log: Log) -> None:
+    """Keep a difference on disk, if it takes it: whoever started us has it in the report."""
+    if report.difference:
+        try:
+            StateFile(state / "quarantine").write(report.difference)
+        except OSError as error:
+            log.error("the quarantine cannot be kept", why=str(error))
 
 
 def _sweep(host: Host, report: Report) -> None:

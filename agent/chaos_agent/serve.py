@@ -18,15 +18,19 @@ def keeper(path: Path) -> None:
     from chaos_agent.linux.host import Host
     from chaos_agent.offers import examine_host, hello, node_view
     from chaos_agent.privilege import need_root, sole_keeper
+    from chaos_agent.recover import recover
     from chaos_agent.supervisor import Supervisor
 
     need_root()
     config = configuration.load(path)
     log = Log.to_stderr("keeper", node=config.node)
     with sole_keeper(config.runtime):
-        host, journal = Host(), Journal(config.state)
+        host = Host()
+        left = recover(host, config.state, now_us, log).difference
+        journal = Journal(config.state)
         engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
         supervisor = Supervisor(config, engine, log)
+        supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
         # These two load all that a fault will need: a lease must not wait for an import.
         effects.load()
         offers = examine_host(host)["kinds"]

@@ -143,6 +143,31 @@ def test_a_dead_or_frozen_keeper_holds_nothing_for_long(
     assert time.monotonic() - killed < 5
 
 
+def test_a_keeper_takes_off_what_the_one_before_left_when_nobody_else_did(
+    keeper: Keeper, net: Any, tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    """systemd runs ``recover`` before it starts a keeper, but that may have been killed too."""
+    assert partition(Link(keeper.socket)) == "in_force"
+    keeper.process.kill()
+    keeper.process.wait()
+    keeper.socket.unlink()
+    second = Keeper(tmp_path)
+    try:
+        wait_for(second.socket.exists, 20)
+        assert net.ping_from_peer(4, net.peer[4])
+        rules = subprocess.run(
+            ["iptables-legacy-save", "-t", "filter"], capture_output=True, text=True, check=True
+        )
+        assert "CHAOS-" not in rules.stdout
+        entries = (tmp_path / "state" / "journal").read_text().splitlines()
+        assert '"reason": "recover"' in entries[-1]
+        assert Link(second.socket).heartbeat().quarantine == ()
+        assert "recovered" in second.end()
+    finally:
+        second.process.kill()
+        second.process.wait()
+
+
 def test_a_link_that_goes_away_is_a_lease_that_is_not_renewed(
     keeper: Keeper, net: Any, wait_for: Callable[..., None]
 ) -> None:
