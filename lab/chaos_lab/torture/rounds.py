@@ -282,7 +282,11 @@ def _start_afresh(node: Node) -> None:
     fleet.start(node.name)
     node.booted()
     node.look_back()
-    provision.wait_connected(fleet)
-    if node.roll.node(node.name, not_older_than=0)["quarantine"]:
-        provision.operate(fleet, ["node", "release", node.name, "--reason", "next round"])
-    time.sleep(ABORT_BOUND / 1_000_000)
+    time.sleep(ABORT_BOUND / 1_000_000)  # a new controller starts nothing before
+
+    def clean() -> bool:
+        if node.roll.node(node.name)["quarantine"]:
+            provision.operate(fleet, ["node", "release", node.name, "--reason", "next round"])
+        return not node.unsettled(())
+
+    node.drill.wait_for(clean, f"{node.name} to be clean again")

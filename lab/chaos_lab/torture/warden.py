@@ -39,7 +39,10 @@ _HOLDER = b"/chaos_agent/holder.py"
 
 
 def ours() -> dict[str, dict[int, str]]:
-    """Processes of ours by role: pid and state (R, S, T …). Dead ones are not listed."""
+    """Processes of ours by role: pid and state (R, S, T …). Dead ones are not listed.
+
+    Nor is a holder that was stopped before it had joined its cgroup: it takes nothing yet.
+    """
     found: dict[str, dict[int, str]] = {"keeper": {}, "link": {}, "holder": {}}
     for directory in Path("/proc").iterdir():
         if not directory.name.isdigit():
@@ -53,9 +56,10 @@ def ours() -> dict[str, dict[int, str]]:
             else:
                 continue
             state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
+            works = role != "holder" or b"/chs-" in (directory / "cgroup").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-        if state not in "ZX":
+        if state not in "ZX" and (works or state not in "Tt"):
             found[role][int(directory.name)] = state
     return found
 
