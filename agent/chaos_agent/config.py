@@ -69,13 +69,19 @@ def load(path: Path = DEFAULT_PATH) -> AgentConfig:
     """
     try:
         check_owner(path)
-        text = path.read_text()
+        if not path.is_file():
+            raise InvalidInput("not a regular file", where=str(path))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         if path != DEFAULT_PATH:
             raise InvalidInput("no such file", where=str(path)) from None
         text = ""
     except PermissionError:
         raise InvalidInput("not readable", where=str(path), hint="chmod 0644 it") from None
+    except OSError as error:
+        raise InvalidInput(f"not readable: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"not UTF-8: {error.reason}", where=str(path)) from None
     return parse(text, str(path))
 
 
@@ -95,6 +101,8 @@ def parse(text: str, where: str) -> AgentConfig:
     """Check the text of an agent.toml. ``where`` is its name in messages."""
     try:
         data = tomllib.loads(text)
+    except RecursionError:
+        raise InvalidInput("not TOML: nested too deeply", where=where) from None
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         raise InvalidInput(str(error), where=f"{where}:{line[1] if line else 1}") from None

@@ -1,10 +1,10 @@
 """What this node has done and must undo, on disk before it is done.
 
 Write-ahead: one JSON line an entry, preceded by its CRC-32, written with one
-``write`` and one ``fdatasync``. A line that was torn by a crash fails its check
-and is skipped; whatever it would have said is found by its tag instead (see
-``recover.py``). Every entry carries the boot id, since a reboot has already
-undone what the kernel held.
+``write`` and one ``fdatasync``. A last line that was torn by a crash is cut off: nothing
+had been done yet. A line that was damaged later fails its check and is counted; whatever
+it said is found by its tag instead (see ``recover.py``). Every entry carries the boot id,
+since a reboot has already undone what the kernel held.
 
 The journal must never be the reason that something is not reverted: writing
 before an apply raises, writing after a revert only reports.
@@ -19,13 +19,17 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter
+
+from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core import effects
 from chaos_core.effects import Effect
 from chaos_core.errors import InvalidInput, Refused
 
 _ROTATE_BYTES = 1 << 20
+_SNAPSHOT = TypeAdapter(dict[str, list[str]])
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -53,30 +57,32 @@ class Journal:
         self.directory = directory
         self.path = directory / "journal"
         self._boot = boot_id()
+        self.damaged = 0  # lines that said something once; counted by ``open_intents``
+        make_directory(directory, 0o700)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.path.exists() and not self.path.is_file():
-                raise Refused(f"{self.path} is not a regular file", hint="move it away")
-            self._fd = os.open(
-                self.path,
-                os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
-                0o600,
-            )
+            self._fd = self._open()
+            self._end_torn_line()
         except OSError as error:
             raise Refused(
                 f"the journal cannot be opened: {error.strerror}",
                 where=str(self.path),
                 hint="without a journal no fault may start; check the state directory",
             ) from None
-        self._end_torn_line()
+
+    def _open(self) -> int:
+        return open_own(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _end_torn_line(self) -> None:
-        """Give what a crash tore off an end of line, so that the next entry stands alone."""
-        size = os.fstat(self._fd).st_size
-        if size and os.pread(self._fd, 1, size - 1) != b"\n":
+        """End a last line that is whole but for its end, cut off one that a crash tore."""
+        last = self.path.read_bytes().rpartition(b"\n")[2]
+        if not last:
+            return
+        if _entry(last) is None:
+            os.ftruncate(self._fd, os.fstat(self._fd).st_size - len(last))
+        else:
             os.write(self._fd, b"\n")
 
     # ── writing ───────────────────────────────────────────────────────────────────────────
@@ -135,64 +141,103 @@ class Journal:
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every entry that passes its check, oldest first."""
-        for line in self.path.read_bytes().splitlines():
-            check, _, data = line.partition(b" ")
-            try:
-                if int(check, 16) == zlib.crc32(data):
-                    yield json.loads(data)
-            except ValueError:
-                continue
+        for entry in map(_entry, self.path.read_bytes().splitlines()):
+            if entry is not None:
+                yield entry
 
     def open_intents(self) -> list[Intent]:
-        """What was begun and is not known to be undone, oldest first."""
-        begun: dict[str, Intent] = {}
-        for entry in self.entries():
-            try:
-                if entry["entry"] == "intent":
-                    begun[entry["fault"]] = Intent(
-                        fault=entry["fault"],
-                        run=entry["run"],
-                        kind=entry["kind"],
-                        boot=entry["boot"],
-                        effects=tuple(effects.from_json(data) for data in entry["effects"]),
-                        before=entry["before"],
-                    )
-                elif entry["entry"] == "done":
-                    begun.pop(entry["fault"], None)
-            except (KeyError, TypeError, InvalidInput):
-                continue  # of another version; the sweep finds what it left
-        return list(begun.values())
+        """What was begun and is not known to be undone, oldest first.
+
+        Counts in ``damaged`` what cannot be undone from here: lines that fail their
+        check, and open intents that cannot be read (of another version). The sweep
+        finds what they left.
+        """
+        begun: dict[str, Intent | None] = {}
+        lines = self.path.read_bytes().splitlines()
+        entries = [entry for entry in map(_entry, lines) if entry is not None]
+        for entry in entries:
+            fault = str(entry.get("fault"))
+            if entry.get("entry") == "intent":
+                begun[fault] = _intent(entry)
+            elif entry.get("entry") == "done":
+                begun.pop(fault, None)
+        intents = [intent for intent in begun.values() if intent is not None]
+        self.damaged = len(lines) - len(entries) + len(begun) - len(intents)
+        return intents
 
     def rotate(self) -> None:
         """Keep one older journal when this one has grown; only with nothing open."""
-        if os.fstat(self._fd).st_size < _ROTATE_BYTES or self.open_intents():
-            return
-        self.path.replace(self.path.with_suffix(".1"))
+        if os.fstat(self._fd).st_size >= _ROTATE_BYTES and not self.open_intents():
+            self._begin_anew(".1")
+
+    def set_aside(self) -> None:
+        """Begin a new journal, once what can be read of a damaged one has been undone."""
+        self._begin_anew(".damaged")
+
+    def _begin_anew(self, suffix: str) -> None:
+        self.path.replace(self.path.with_suffix(suffix))
         os.close(self._fd)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = self._open()
+        self.damaged = 0
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The entry in a line, None when it does not pass its check."""
+    check, _, data = line.partition(b" ")
+    try:
+        entry = json.loads(data) if int(check, 16) == zlib.crc32(data) else None
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
+
+
+def _intent(entry: dict[str, Any]) -> Intent | None:
+    """What an entry says was begun, None when it is of another version."""
+    try:
+        return Intent(
+            fault=entry["fault"],
+            run=entry["run"],
+            kind=entry["kind"],
+            boot=entry["boot"],
+            effects=tuple(effects.from_json(data) for data in entry["effects"]),
+            before=_SNAPSHOT.validate_python(entry["before"]),
+        )
+    except (KeyError, TypeError, ValueError, InvalidInput):
+        return None
 
 
 class StateFile:
-    """A small JSON value on disk that is replaced as a whole: the epoch, the quarantine."""
+    """A small JSON value on disk that is replaced as a whole: the epoch, the quarantine.
 
-    def __init__(self, path: Path) -> None:
+    ``kind`` is the value's type; anything else in the file is not read.
+    """
+
+    def __init__(self, path: Path, kind: Any = Any) -> None:
         self.path = path
+        self._type: TypeAdapter[Any] = TypeAdapter(kind)
 
     def read(self, default: Any) -> Any:
         """The value, or ``default`` when there is none. Raises Refused when unreadable."""
         try:
-            return json.loads(self.path.read_text())
+            with os.fdopen(open_own(self.path, os.O_RDONLY), "rb") as file:
+                data = file.read()
         except FileNotFoundError:
             return default
-        except (OSError, ValueError) as error:
-            raise Refused(
-                f"cannot be read: {error}", where=str(self.path), hint="restore or remove it"
-            ) from None
+        except OSError as error:
+            raise self._unreadable(error.strerror or "error") from None
+        try:
+            return self._type.validate_json(data, strict=True)
+        except ValueError:
+            raise self._unreadable("it does not hold what we write there") from None
+
+    def _unreadable(self, why: str) -> Refused:
+        return Refused(f"cannot be read: {why}", where=str(self.path), hint="restore or remove it")
 
     def write(self, value: Any) -> None:
         """Replace the value and wait for the disk. Raises OSError."""
         draft = self.path.with_suffix(".new")
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        draft.unlink(missing_ok=True)  # whatever it was: it is not followed and not kept
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, json.dumps(value).encode())
             os.fsync(fd)
@@ -208,3 +253,21 @@ class StateFile:
     def remove(self) -> None:
         """Forget the value."""
         self.path.unlink(missing_ok=True)
+
+
+def epoch_file(state: Path) -> StateFile:
+    """The highest epoch that this node has obeyed. Unreadable, it must not pass for none."""
+    return StateFile(state / "epoch", Annotated[int, Field(ge=0, lt=2**63)])
+
+
+def quarantine_file(state: Path) -> StateFile:
+    """Why nothing may start on this node."""
+    return StateFile(state / "quarantine", list[str])
+
+
+def read_quarantine(state: Path) -> list[str]:
+    """Why nothing may start; a file that cannot be read is a reason by itself."""
+    try:
+        return list(quarantine_file(state).read([]))
+    except Refused as error:
+        return [f"{error.where}: {error.what}"]

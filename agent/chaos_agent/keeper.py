@@ -29,10 +29,16 @@ from chaos_agent.supervisor import Supervisor
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.log import Log
-from chaos_core.messages import MAX_MESSAGE, Hello, Message, to_keeper
+from chaos_core.messages import (
+    MAX_CONNECTIONS_PER_S,
+    MAX_MESSAGE,
+    MAX_MESSAGES_PER_S,
+    Hello,
+    Message,
+    to_keeper,
+)
 
 _LONGEST_SLEEP = 500_000  # µs; a signal or the watchdog waits no longer
-_MESSAGES_A_SECOND = 100  # from the link; more is a flood
 
 
 class Listener:
@@ -43,13 +49,13 @@ class Listener:
         self.allowed = {0}
         with contextlib.suppress(KeyError):
             self.allowed.add(pwd.getpwnam(LINK_USER).pw_uid)
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise Refused("something that is not a socket is in the way", where=str(path))
-            path.unlink()
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         draft = path.with_suffix(".new")  # whoever sees the socket can connect to it
-        draft.unlink(missing_ok=True)
+        for place in (path, draft):
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISSOCK(place.lstat().st_mode):
+                    raise Refused("something that is not a socket is in the way", where=str(place))
+                place.unlink()
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.bind(str(draft))
         draft.chmod(0o660)
         with contextlib.suppress(KeyError):
@@ -77,6 +83,21 @@ class Listener:
         self.path.unlink(missing_ok=True)
 
 
+class _Rate:
+    """So many a second and no more, however many connections they come by."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._second = 0
+        self._count = 0
+
+    def admits(self, now: int) -> bool:
+        if now - self._second >= 1_000_000:
+            self._second, self._count = now, 0
+        self._count += 1
+        return self._count <= self._most
+
+
 class Keeper:
     """The loop around a Supervisor. ``clock`` is CLOCK_BOOTTIME in µs."""
 
@@ -98,8 +119,8 @@ class Keeper:
         self._link: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._next_heartbeat = 0
-        self._window = 0  # the second in which messages are being counted
-        self._received = 0
+        self._messages = _Rate(MAX_MESSAGES_PER_S)
+        self._connections = _Rate(MAX_CONNECTIONS_PER_S)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT, then end every fault."""
@@ -140,6 +161,10 @@ class Keeper:
 
     def _accept(self) -> None:
         connection = self.listener.accept()
+        if not self._connections.admits(self.clock()):
+            if connection is not None:
+                connection.close()
+            return
         if connection is None:
             self.log.warning("connection refused", why="neither root nor the link's user")
             return
@@ -163,11 +188,8 @@ class Keeper:
             self._drop_link("closed")
             return
         now = self.clock()
-        if now - self._window >= 1_000_000:
-            self._window, self._received = now, 0
-        self._received += 1
-        if self._received > _MESSAGES_A_SECOND:
-            self._drop_link("flood")
+        if not self._messages.admits(now):
+            self._drop_link(f"flood: more than {MAX_MESSAGES_PER_S} messages a second")
             return
         try:
             message = to_keeper(data)

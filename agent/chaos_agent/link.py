@@ -15,12 +15,14 @@ import socket
 from pathlib import Path
 
 import grpc
+from pydantic import ValidationError
 
 from chaos_agent.config import AgentConfig
 from chaos_core.errors import ChaosError, InvalidInput
 from chaos_core.log import Log
 from chaos_core.messages import (
-    MAX_MESSAGE,
+    MAX_FROM_KEEPER,
+    MAX_REVERT_REASON,
     Apply,
     FaultStatus,
     Grant,
@@ -31,7 +33,8 @@ from chaos_core.messages import (
     Revert,
     from_keeper,
 )
-from chaos_proto.channel import dial
+from chaos_core.text import printable
+from chaos_proto.channel import MAX_TO_AGENT, dial
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
@@ -73,7 +76,7 @@ class Link:
             hello = await keeper.receive()
             if not isinstance(hello, Hello):
                 raise InvalidInput("the keeper's first message is not a hello")
-            async with dial(self.config.controller, self.config.pki) as channel:
+            async with dial(self.config.controller, self.config.pki, most=MAX_TO_AGENT) as channel:
                 await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
                 await self._relay(keeper, hello, channel)
         finally:
@@ -109,14 +112,23 @@ class Link:
     async def _write(self, queue: asyncio.Queue[pb.FromAgent], stream: _Stream) -> None:
         """The one writer: grpc.aio allows a single write at a time."""
         while True:
-            await stream.write(await queue.get())
+            message = await queue.get()
+            try:
+                await stream.write(message)
+            except asyncio.InvalidStateError:
+                raise ConnectionError("the controller ended the stream") from None
 
     async def _read_controller(self, stream: _Stream, keeper: KeeperSocket) -> None:
         while True:
             answer = await asyncio.wait_for(stream.read(), _SILENCE_S)
             if not isinstance(answer, pb.ToAgent):
                 return  # end of stream
-            message = _to_keeper(answer)
+            try:
+                message = _to_keeper(answer)
+            except ValidationError as error:
+                raise InvalidInput(
+                    f"the controller sent what no keeper takes: {error.errors()[0]['msg']}"
+                ) from None
             if message is not None:
                 await keeper.send(message)
 
@@ -141,7 +153,7 @@ class KeeperSocket:
         return cls(connection)
 
     async def receive(self) -> Hello | Heartbeat:
-        data = await self._loop.sock_recv(self._socket, 16 * MAX_MESSAGE)
+        data = await self._loop.sock_recv(self._socket, MAX_FROM_KEEPER + 1)
         if not data:
             raise ConnectionError("the keeper closed the connection")
         return from_keeper(data)
@@ -238,7 +250,10 @@ def _to_keeper(answer: pb.ToAgent) -> Message | None:
                 duration_us=apply.duration_us,
             )
         case "revert":
-            return Revert(fault=answer.revert.fault, reason=answer.revert.reason)
+            # A revert is always passed on, however long its reason.
+            return Revert(
+                fault=answer.revert.fault, reason=printable(answer.revert.reason, MAX_REVERT_REASON)
+            )
         case "release":
             return Release(epoch=answer.release.epoch, reason=answer.release.reason)
         case _:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core.errors import MissingPrerequisite, Refused
 
 LOCK = "keeper.lock"
@@ -19,8 +20,13 @@ def sole_keeper(runtime: Path) -> Iterator[None]:
 
     Raises Refused when another has it. The kernel frees it when we die.
     """
-    runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fd = os.open(runtime / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    make_directory(runtime, 0o755)
+    try:
+        fd = open_own(runtime / LOCK, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise Refused(
+            f"the lock cannot be opened: {error.strerror}", where=str(runtime / LOCK)
+        ) from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

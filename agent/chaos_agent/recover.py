@@ -15,7 +15,7 @@ from pathlib import Path
 
 from chaos_agent import snapshot
 from chaos_agent.effects import revert_all, sweep
-from chaos_agent.journal import Intent, Journal, StateFile, boot_id
+from chaos_agent.journal import Intent, Journal, boot_id, quarantine_file, read_quarantine
 from chaos_agent.linux.host import Host
 from chaos_core.errors import Refused
 from chaos_core.log import Log
@@ -45,25 +45,39 @@ def recover(host: Host, state: Path, clock: Callable[[], int], log: Log) -> Repo
         return report
     try:
         intents = journal.open_intents()
+        damaged = journal.damaged
         for intent in reversed(intents):
             _revert(host, intent, log)
         _sweep(host, report)
         for intent in intents:
             _close(host, journal, intent, clock(), report, log)
-        _quarantine(state, report, log)
+        if damaged:
+            _set_aside(journal, damaged, report)
+        if report.difference:
+            _quarantine(state, report)
         journal.rotate()
     finally:
         journal.close()
     return report
 
 
-def _quarantine(state: Path, report: Report, log: Log) -> None:
-    """Keep a difference on disk, if it takes it: whoever started us has it in the report."""
-    if report.difference:
-        try:
-            StateFile(state / "quarantine").write(report.difference)
-        except OSError as error:
-            log.error("the quarantine cannot be kept", why=str(error))
+def _set_aside(journal: Journal, damaged: int, report: Report) -> None:
+    """Say once that something was begun of which nobody can tell whether it is wholly undone."""
+    report.difference.append(
+        f"{journal.path}: {damaged} entries cannot be read; what carries our tag was swept, the"
+        " rest could not be compared"
+    )
+    try:
+        journal.set_aside()
+    except OSError as error:
+        report.difference.append(f"{journal.path}: cannot be set aside: {error.strerror}")
+
+
+def _quarantine(state: Path, report: Report) -> None:
+    try:
+        quarantine_file(state).write(report.difference)
+    except OSError as error:
+        report.difference.append(f"the quarantine cannot be kept: {error.strerror}")
 
 
 def _sweep(host: Host, report: Report) -> None:
@@ -102,7 +116,6 @@ def _compare(host: Host, intent: Intent) -> list[str]:
 
 def release_quarantine(state: Path, reason: str, log: Log) -> None:
     """Let faults start again on this node; the caller has seen that it is clean."""
-    quarantine = StateFile(state / "quarantine")
-    was = quarantine.read([])
-    quarantine.remove()
+    was = read_quarantine(state)
+    quarantine_file(state).remove()
     log.info("quarantine lifted", why=reason, was="; ".join(was))

@@ -7,24 +7,31 @@ the envelope allows, whoever asks, nor keep a fault beyond its lease.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 
 from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine, Standing
-from chaos_agent.journal import StateFile
+from chaos_agent.journal import epoch_file, quarantine_file, read_quarantine
 from chaos_core import envelope
-from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
+from chaos_core.errors import ChaosError, NotInForce, Refused, Unsupported
 from chaos_core.faults import parse
 from chaos_core.lease import KERNEL_GRAIN, End, LeaseTable
 from chaos_core.log import Log
-from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Release, Revert
+from chaos_core.messages import (
+    MAX_ENDED,
+    Apply,
+    FaultStatus,
+    Grant,
+    Heartbeat,
+    Release,
+    Revert,
+    read_params,
+)
 from chaos_core.units import Duration
 
 _CHECK_EVERY = 1_000_000  # read a fault in force back once a second
 _SETTLE_EVERY = 100_000  # and one that is being applied ten times a second
 _SETTLE_BUDGET = 12_000_000  # µs for a fault to be wholly there; below the run's own budget
-_KEPT = 16  # ended faults that heartbeats still tell of
 
 
 class Supervisor:
@@ -34,12 +41,12 @@ class Supervisor:
         self.config = config
         self.engine = engine
         self.log = log
-        self._epoch = StateFile(config.state / "epoch")
-        self._quarantine = StateFile(config.state / "quarantine")
-        self.quarantine: list[str] = self._quarantine.read([])
+        self._epoch = epoch_file(config.state)
+        self._quarantine = quarantine_file(config.state)
+        self.quarantine = read_quarantine(config.state)
         self.leases = LeaseTable(epoch=self._epoch.read(0))
         self.changed = False  # something happened that the controller should hear of at once
-        self._ended: deque[FaultStatus] = deque(maxlen=_KEPT)
+        self._ended: deque[FaultStatus] = deque(maxlen=MAX_ENDED)
         self._checks: dict[str, int] = {}
 
     # ── from the link ─────────────────────────────────────────────────────────────────────
@@ -64,6 +71,7 @@ class Supervisor:
     def _raise_epoch(self, epoch: int) -> None:
         """Keep a higher epoch on disk before obeying it."""
         if epoch > self.leases.epoch:
+            self.leases.check_step(epoch)
             try:
                 self._epoch.write(epoch)
             except OSError as error:
@@ -97,13 +105,7 @@ class Supervisor:
             )
         self._raise_epoch(request.epoch)
         self.leases.obey(request.epoch)
-        try:
-            params = json.loads(request.params)
-        except ValueError:
-            raise InvalidInput("params: not JSON", where=request.kind) from None
-        if not isinstance(params, dict):
-            raise InvalidInput("params: an object is expected", where=request.kind)
-        fault = parse(request.kind, params)
+        fault = parse(request.kind, read_params(request.params, request.kind))
         duration = Duration(request.duration_us)
         standing = self.engine.standing.values()
         envelope.check(
@@ -235,7 +237,7 @@ class Supervisor:
                 state="refused" if refusal and not outcome.difference else "ended",
                 reason=reason,
                 code=refusal.code if refusal else "",
-                detail=detail[:2000],
+                detail=detail,
                 clean=not outcome.difference,
                 started_at=standing.started_at,
                 in_force_at=standing.in_force_at,

@@ -18,6 +18,9 @@ from chaos_core.units import Duration, Percent
 # Nothing lasts longer, in any profile, whatever its kind.
 MAX_DURATION = Duration.parse("300s")
 
+# No node carries more at once, in any profile, whatever they draw.
+MAX_FAULTS = 16
+
 # What a fault is, for the ceilings on its duration.
 FaultClass = Literal["latency", "loss", "cpu", "memory", "destructive"]
 NodesAtOnce = Literal["one", "minority", "all"]
@@ -153,6 +156,10 @@ def check(
             f" for {wanted.fault_class} in profile {name}"
         )
     others = list(in_force)
+    if len(others) >= MAX_FAULTS:
+        raise EnvelopeExceeded(
+            f"{len(others)} faults are on this node already, as many as there may be at once"
+        )
     for what in _ADDED_UP:
         ceiling = getattr(envelope, what)
         total = sum(getattr(draw, what) for draw in (*others, wanted))

@@ -30,6 +30,9 @@ HEARTBEAT_INTERVAL = Duration.parse("1s")
 REVERT_BUDGET = Duration.parse("1s")
 ABORT_BOUND = Duration.parse("5s")
 KERNEL_GRAIN = Duration.parse("1s")  # ipset timeouts are whole seconds, rounded down
+# The largest step from one epoch to the next that is believed: a million starts of a controller.
+# One lie must not use up all epochs that there are.
+MAX_EPOCH_STEP = 10**12
 _HEARTBEATS_KEPT = 64
 _FAULTS_KEPT = 1024
 
@@ -121,8 +124,17 @@ class LeaseTable:
             del self._sent[next(iter(self._sent))]
         return self._seq
 
+    def check_step(self, epoch: int) -> None:
+        """Raise Refused for an epoch that no controller can have reached since the last one."""
+        if self.epoch and epoch > self.epoch + MAX_EPOCH_STEP:
+            raise Refused(
+                f"epoch {epoch} is out of all proportion to {self.epoch}, which was obeyed last",
+                hint="if it is right: stop chaos-agent, remove its state file `epoch`, start it",
+            )
+
     def obey(self, epoch: int) -> bool:
         """Accept ``epoch`` or raise Fenced; True when it is new and must be kept on disk first."""
+        self.check_step(epoch)
         if epoch < self.epoch:
             raise Fenced(
                 f"epoch {epoch} is lower than {self.epoch}, which this node has obeyed",

@@ -5,6 +5,7 @@
     info  in force  node=n1 run=r-2k7qd fault=0a1b2c3d
 
 No time stamp: the journal, or whatever collects standard error, has a better one.
+A value is one line, whatever is in it, and is cut where it gets too long to read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import logging
 import sys
 from typing import Self
 
+from chaos_core.text import printable
+
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/,%+@")
+_LONGEST = 2_000  # bytes of one value
 
 
 class Log:
@@ -60,5 +64,5 @@ class Log:
 
 
 def _text(value: object) -> str:
-    text = str(value)
+    text = printable(value, _LONGEST)
     return text if text and _PLAIN.issuperset(text) else json.dumps(text, ensure_ascii=False)

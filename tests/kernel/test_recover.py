@@ -83,6 +83,26 @@ def test_a_journal_cut_anywhere_is_enough(
     assert users.listing() == before
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_a_journal_damaged_anywhere_is_said_and_undone(
+    host: Host, users: Any, tmp_path: Path, share: float
+) -> None:
+    before = users.listing()
+    partition(host, tmp_path)
+    journal = tmp_path / "journal"
+    whole = bytearray(journal.read_bytes())
+    whole[int(len(whole) * share)] ^= 1
+    journal.write_bytes(whole)
+    report = recovered(tmp_path)
+    assert users.listing() == before
+    assert report.swept
+    (line,) = report.difference
+    assert "1 entries cannot be read" in line
+    assert json.loads((tmp_path / "quarantine").read_text()) == [line]
+    assert (tmp_path / "journal.damaged").read_bytes() == whole
+    assert recovered(tmp_path).difference == []  # it is said once
+
+
 def test_a_holder_that_a_crash_left_is_ended(host: Host, tmp_path: Path) -> None:
     crash(host, tmp_path, "cpu.stress", percent="5%")
     assert host.cgroups.names()
@@ -120,4 +140,4 @@ def test_without_a_state_directory_the_sweep_runs_all_the_same(
     blocked.write_text("a file in the way")
     report = recovered(blocked)
     assert users.listing() == before
-    assert "journal" in report.difference[0]
+    assert str(blocked) in report.difference[0]

@@ -24,6 +24,7 @@ from tests.sim.loop import Loop, Pause, Timeout
 
 import chaos_agent.effects.leased_set
 import chaos_agent.engine
+import chaos_agent.journal
 import chaos_agent.supervisor
 import chaos_controller.aborts
 import chaos_controller.clock
@@ -174,7 +175,7 @@ def installed() -> Iterator[Outside]:
     class File:
         """A StateFile in memory: it outlives its process, as a disk does."""
 
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, _kind: object = None) -> None:
             self.path = path
 
         def read(self, default: Any) -> Any:
@@ -210,7 +211,7 @@ def _stand_ins(outside: Outside, file: type, sleep: Any) -> list[tuple[Any, str,
         (chaos_controller.fleet, "asyncio", aio),
         (chaos_controller.aborts, "asyncio", aio),
         (chaos_agent.effects.leased_set, "now_us", outside.now),
-        (chaos_agent.supervisor, "StateFile", file),
+        (chaos_agent.journal, "StateFile", file),
         (chaos_agent.engine, "ops", _ops),
         (chaos_agent.engine, "snapshot", _SNAPSHOT),
         *_remembered(),

@@ -76,7 +76,7 @@ def test_a_full_disk_refuses_new_faults_and_still_ends_old_ones() -> None:
 
 def test_something_else_in_the_journals_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state" / "journal").mkdir(parents=True)
-    with pytest.raises(Refused, match="not a regular file"):
+    with pytest.raises(Refused, match="Is a directory"):
         Journal(tmp_path / "state")
 
 
@@ -98,3 +98,39 @@ def test_a_state_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     (tmp_path / "epoch").write_text("{")
     with pytest.raises(Refused, match="cannot be read"):
         state.read(0)
+
+
+def test_what_cannot_be_read_is_counted_and_a_torn_end_is_not(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state")
+    for fault in ("00000001", "00000002", "00000003"):
+        begin(journal, fault)
+    whole = journal.path.read_bytes()
+    for place in (*range(0, len(whole), 17), len(whole) - 1):
+        journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        again = Journal(tmp_path / "state")
+        lost = 3 - len(again.open_intents())
+        torn = place == len(whole) - 1  # the very last end of line
+        assert (lost > 0) == (again.damaged > 0) or torn, place
+        again.close()
+    journal.path.write_bytes(whole[:-9])
+    again = Journal(tmp_path / "state")
+    assert len(again.open_intents()) == 2
+    assert again.damaged == 0
+
+
+def test_an_intent_of_another_version_counts_only_while_it_is_open(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state")
+    journal._write("intent", 1, {"fault": "00000001", "effects": [{"effect": "Unheard"}]})
+    assert (journal.open_intents(), journal.damaged) == ([], 1)
+    journal.done(2, fault="00000001", reason="duration", difference=[])
+    assert (journal.open_intents(), journal.damaged) == ([], 0)
+
+
+def test_a_damaged_journal_is_kept_beside_a_new_one(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state")
+    begin(journal)
+    before = journal.path.read_bytes()
+    journal.set_aside()
+    begin(journal, "00000002")
+    assert [intent.fault for intent in journal.open_intents()] == ["00000002"]
+    assert (tmp_path / "state" / "journal.damaged").read_bytes() == before

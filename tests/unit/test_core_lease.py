@@ -467,3 +467,13 @@ def test_a_ttl_that_could_miss_the_abort_bound_is_refused(ttl: int, budget: int,
         assert ok
         return
     assert not ok
+
+
+def test_one_lie_does_not_use_up_all_epochs() -> None:
+    table = LeaseTable(epoch=7_000_000)
+    for epoch in (2**63 - 1, 7_000_000 + lease.MAX_EPOCH_STEP + 1):
+        with pytest.raises(Refused, match="out of all proportion"):
+            table.obey(epoch)
+    assert table.epoch == 7_000_000
+    assert table.obey(7_000_000 + lease.MAX_EPOCH_STEP)
+    assert LeaseTable().obey(2**62)  # who has obeyed nobody yet has nothing to compare with

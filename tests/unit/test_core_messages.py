@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos_core import messages
+from chaos_core.envelope import MAX_FAULTS
 from chaos_core.errors import InvalidInput
 
 APPLY: dict[str, Any] = {
@@ -83,3 +84,31 @@ def test_any_bytes_are_a_message_or_invalid_input(data: bytes) -> None:
     for parse in (messages.to_keeper, messages.from_keeper):
         with pytest.raises(InvalidInput):
             parse(data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 4_000, '{"a":' * 900, "NaN", '{"a": NaN}', '"\\ud800"', "[]", "5", "", "{", "\ud800"],
+)
+def test_parameters_that_are_no_plain_object_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        messages.read_params(text)
+
+
+def test_the_fullest_heartbeat_fits_and_is_read_back_as_it_was() -> None:
+    """Thirty-two faults and a quarantine of a thousand lines, all in the widest letters."""
+    for letter in ("漢", '"', "\\", "\x1b", "\u202e"):
+        words = dict.fromkeys(("fault", "reason", "code"), "x" * 32)
+        times = dict.fromkeys(("started_at", "in_force_at", "ended_at", "expires_at"), 2**62)
+        more = {"run": "r" * 32, "kind": "k" * 64, "state": "in_force", "detail": letter * 20_000}
+        status = messages.FaultStatus.model_validate({**words, **times, **more})
+        most = messages.MAX_ENDED + MAX_FAULTS
+        beat = messages.Heartbeat(
+            seq=2**62, sent_at=2**62, epoch=2**62, faults=(status,) * most,
+            quarantine=(letter * 1_000,) * 1_000,
+        )  # fmt: skip
+        data = beat.model_dump_json().encode()
+        assert len(data) <= messages.MAX_FROM_KEEPER
+        assert messages.from_keeper(data) == beat
+        assert len(beat.quarantine) == messages.MAX_LINES
+        assert "981 more" in beat.quarantine[-1]

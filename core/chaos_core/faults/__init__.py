@@ -22,6 +22,10 @@ from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput
 from chaos_core.node import NOTHING, Asks, NodeView
 
+_SHOWN = 8  # problems of one set of parameters
+_SHOWN_NAMES = 40
+_LONGEST_NAME = 64
+
 
 class Fault(BaseModel, ABC):
     """One kind of fault with its parameters. Subclasses set the class variables.
@@ -79,9 +83,12 @@ def lookup(kind: str) -> type[Fault]:
 
 
 def nearest(name: str, known: Mapping[str, object]) -> str:
-    """A hint: the nearest known name, or all of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(known)}"
+    """A hint: the nearest known name, or the first of them. No name of ours is long."""
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = ", …" if len(known) > _SHOWN_NAMES else ""
+    return f"one of: {', '.join(list(known)[:_SHOWN_NAMES])}{more}"
 
 
 def from_words(words: Iterable[str]) -> dict[str, str]:
@@ -103,8 +110,11 @@ def parse(kind: str, params: Mapping[str, Any]) -> Fault:
     try:
         return cls.model_validate(dict(params))
     except ValidationError as error:
-        problems = [_problem(cls, problem) for problem in error.errors(include_url=False)]
-        raise InvalidInput("; ".join(problems), where=kind) from None
+        found = error.errors(include_url=False)[:_SHOWN]
+        problems = [_problem(cls, problem) for problem in found]
+        more = error.error_count() - len(problems)
+        text = "; ".join([*problems, f"and {more} more"] if more else problems)
+        raise InvalidInput(text, where=kind) from None
 
 
 def _problem(cls: type[Fault], problem: Any) -> str:
