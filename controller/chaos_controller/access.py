@@ -6,7 +6,9 @@ CA signed it. Errors of ours become gRPC statuses here, and refusals are audited
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
@@ -15,10 +17,21 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from chaos_controller import clock
-from chaos_controller.limits import Bucket
+from chaos_controller.limits import (
+    CALL_BURST,
+    CALLS_AT_ONCE,
+    CALLS_PER_S,
+    MAX_AUDITED,
+    MAX_REQUEST,
+    REFUSAL_BURST,
+    REFUSALS_PER_S,
+    Buckets,
+)
+from chaos_controller.parsing import shape_of
 from chaos_controller.store import Store
-from chaos_core.errors import ChaosError, NotPermitted
+from chaos_core.errors import ChaosError, InvalidInput, NotPermitted, Refused
 from chaos_core.log import Log
+from chaos_core.text import printable
 from chaos_proto import pki
 from chaos_proto.channel import abort_with
 from chaos_proto.identity import Identity
@@ -43,7 +56,8 @@ ROLES: Final = {
     "/chaos.v1.Operator/ReleaseNode": _OPERATOR,
     "/chaos.v1.Operator/ListAudit": _VIEWER,
 }
-_MAX_AUDITED = 2_000
+# Never kept waiting, whatever else its caller does; api.py bounds it once an abort is in force.
+_ALWAYS: Final = "/chaos.v1.Operator/Abort"
 
 
 def caller(context: Context) -> Identity:
@@ -61,7 +75,9 @@ class Gate(aio.ServerInterceptor):
     def __init__(self, store: Store, log: Log) -> None:
         self._store = store
         self._log = log
-        self._refusals: dict[str, Bucket] = {}
+        self._refusals = Buckets(REFUSALS_PER_S, REFUSAL_BURST)
+        self._calls = Buckets(CALLS_PER_S, CALL_BURST)
+        self._open: Counter[str] = Counter()
 
     async def intercept_service(
         self,
@@ -72,8 +88,7 @@ class Gate(aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method
-        shapes = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-        (shape,) = (name for name in shapes if getattr(handler, name) is not None)
+        shape = shape_of(handler)
         guarded = self._guard(method, getattr(handler, shape))
         return handler._replace(**{shape: guarded})
 
@@ -85,27 +100,51 @@ class Gate(aio.ServerInterceptor):
                 actor = str(who)
                 if who.role not in ROLES.get(method, frozenset()):
                     raise NotPermitted(f"{who} may not call {method.rpartition('/')[2]}")
-                return await run(request, context)
+                with self._bounded(actor, method, request):
+                    return await run(request, context)
             except ChaosError as error:
                 await self._refused(actor, method, request, error)
                 await abort_with(context, error)
 
         return guarded
 
+    @contextmanager
+    def _bounded(self, actor: str, method: str, request: Any) -> Iterator[None]:
+        """Keep one caller from taking what all share. Raises InvalidInput or Refused."""
+        size = request.ByteSize() if isinstance(request, Message) else 0
+        if size > MAX_REQUEST:
+            raise InvalidInput(f"a request of {size} bytes is above {MAX_REQUEST}")
+        if method != _ALWAYS:
+            if not self._calls.take(actor, clock.now()):
+                raise Refused(f"{actor}: more than {CALLS_PER_S:g} calls a second")
+            if self._open[actor] >= CALLS_AT_ONCE:
+                raise Refused(
+                    f"{actor}: {CALLS_AT_ONCE} calls are open already",
+                    hint="end what still watches, or wait",
+                )
+        self._open[actor] += 1
+        try:
+            yield
+        finally:
+            self._open[actor] -= 1
+            if not self._open[actor]:
+                del self._open[actor]
+
     async def _refused(self, actor: str, method: str, request: Any, error: ChaosError) -> None:
         # A client that tries again for ever must not fill the disk.
-        if not self._refusals.setdefault(actor, Bucket(rate=1, burst=60)).take(clock.now()):
+        if not self._refusals.take(actor, clock.now()):
             return
-        text = MessageToJson(request, indent=None) if isinstance(request, Message) else ""
+        short = isinstance(request, Message) and request.ByteSize() <= MAX_REQUEST
+        text = MessageToJson(request, indent=None) if short else ""
         name = method.rpartition("/")[2]
         self._log.warning("refused", actor=actor, call=name, code=error.code, why=error.what)
         try:
             await self._store.audit(
                 actor=actor,
                 action=name.lower(),
-                request=text[:_MAX_AUDITED],
+                request=printable(text, MAX_AUDITED),
                 decision=f"refused: {error.code}",
-                outcome=error.what,
+                outcome=printable(error.what, MAX_AUDITED),
             )
         except ChaosError as failure:
             self._log.error("audit failed", why=failure.what)

@@ -16,23 +16,30 @@ from chaos_controller.aborts import Aborts
 from chaos_controller.access import Context, caller
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
+from chaos_controller.limits import (
+    ABORT_BURST,
+    ABORTS_PER_S,
+    AUDIT_PAGE,
+    MAX_LISTED,
+    MAX_REASON,
+    MAX_TOKEN_TTL_S,
+    RELEASE_US,
+    Buckets,
+)
 from chaos_controller.runs import Runs
 from chaos_controller.store import LatchRow, Store
 from chaos_core.errors import InvalidInput, NodeUnreachable, Refused
 from chaos_core.faults import nearest
+from chaos_core.text import printable
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
 _T = TypeVar("_T")
 
-_MAX_REASON: Final = 500
-_MAX_LISTED: Final = 1_000
-_RELEASE: Final = 3_000_000  # µs for a node to look at itself and say so
 _POLL_S: Final = 0.2
 _TOKEN_BYTES: Final = 24
 _TOKEN_TTL_S: Final = 3_600
-_MAX_TOKEN_TTL_S: Final = 30 * 86_400
 
 
 class Operator(rpc.OperatorServicer):
@@ -53,6 +60,7 @@ class Operator(rpc.OperatorServicer):
         self._aborts = aborts
         self._store = store
         self._ca_hash = ca_hash
+        self._aborts_of = Buckets(ABORTS_PER_S, ABORT_BURST)
 
     async def ListNodes(
         self, request: pb.ListNodesRequest, context: Context
@@ -95,21 +103,27 @@ class Operator(rpc.OperatorServicer):
         raise InvalidInput("too slow: events were lost", hint="watch again")
 
     async def Abort(self, request: pb.AbortRequest, context: Context) -> None:  # type: ignore[override]
-        reason = request.reason[:_MAX_REASON] or "no reason given"
-        abort = await _to_the_end(self._aborts.accept(str(caller(context)), reason))
+        reason = printable(request.reason, MAX_REASON) or "no reason given"
+        actor = str(caller(context))
+        spare = self._aborts_of.take(actor, clock.now())
+        if not spare and self._authority.latch is not None:
+            raise Refused(
+                f"an abort is in force already; more than {ABORTS_PER_S:g} a second change nothing"
+            )
+        abort = await _to_the_end(self._aborts.accept(actor, reason))
         async for event in self._aborts.follow(abort):
             await context.write(event)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> pb.ResumeResponse:
-        reason = request.reason.strip()
+        reason = printable(request.reason, MAX_REASON).strip()
         if not reason:
             raise InvalidInput("a resume needs a reason", hint="--reason TEXT")
-        was = await _to_the_end(self._aborts.resume(str(caller(context)), reason[:_MAX_REASON]))
+        was = await _to_the_end(self._aborts.resume(str(caller(context)), reason))
         return pb.ResumeResponse(was=_latch(was))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
         await self._runs.recorder.flush()
-        limit = min(request.limit or 20, _MAX_LISTED)
+        limit = min(request.limit or 20, MAX_LISTED)
         return pb.ListRunsResponse(runs=[_run(row) for row in await self._store.runs(limit)])
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
@@ -125,8 +139,8 @@ class Operator(rpc.OperatorServicer):
         if identity.role == "controller":
             raise InvalidInput("the controller does not enrol", hint="chaosctl pki init")
         ttl = request.ttl_s or _TOKEN_TTL_S
-        if ttl > _MAX_TOKEN_TTL_S:
-            raise InvalidInput(f"a token lasts at most {_MAX_TOKEN_TTL_S // 86_400} days")
+        if ttl > MAX_TOKEN_TTL_S:
+            raise InvalidInput(f"a token lasts at most {MAX_TOKEN_TTL_S // 86_400} days")
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         expires = clock.rfc3339(clock.utc() + dt.timedelta(seconds=ttl))
         digest = hashlib.sha256(token.encode()).hexdigest()
@@ -136,7 +150,7 @@ class Operator(rpc.OperatorServicer):
     async def ReleaseNode(
         self, request: pb.ReleaseNodeRequest, context: Context
     ) -> pb.ReleaseNodeResponse:
-        reason = request.reason.strip()
+        reason = printable(request.reason, MAX_REASON).strip()
         if not reason:
             raise InvalidInput("a release needs a reason", hint="--reason TEXT")
         session = self._fleet.sessions.get(request.node)
@@ -149,16 +163,16 @@ class Operator(rpc.OperatorServicer):
         was = session.quarantine
         asked_at = clock.now()
         epoch = self._authority.epoch
-        session.send(pb.ToAgent(release=pb.Release(epoch=epoch, reason=reason[:_MAX_REASON])))
+        session.send(pb.ToAgent(release=pb.Release(epoch=epoch, reason=reason)))
         while session.heard_at <= asked_at or session.quarantine:
-            if clock.now() > asked_at + _RELEASE:
+            if clock.now() > asked_at + RELEASE_US:
                 break
             await self._fleet.changed.wait(_POLL_S)
         left = "; ".join(session.quarantine)
         await self._store.audit(
             actor=str(caller(context)),
             action="releasenode",
-            request=f"{request.node}: {reason[:_MAX_REASON]}",
+            request=f"{request.node}: {reason}",
             decision="accepted",
             outcome=f"still quarantined: {left}" if left else "released",
         )
@@ -171,8 +185,11 @@ class Operator(rpc.OperatorServicer):
         return pb.ReleaseNodeResponse(was=was)
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> None:  # type: ignore[override]
-        for entry in await self._store.audit_entries():
-            await context.write(pb.AuditEntry(**entry))
+        last = 0
+        while page := await self._store.audit_entries(after=last, limit=AUDIT_PAGE):
+            for entry in page:
+                await context.write(pb.AuditEntry(**entry))
+            last = page[-1]["number"]
 
     async def _known_run(self, run: str) -> Mapping[str, Any]:
         row = await self._store.run(run)

@@ -56,6 +56,8 @@ def parse(text: str, name: str = "controller.toml") -> Config:
     """The configuration in a file's text. Raises InvalidInput."""
     try:
         data = tomllib.loads(text)
+    except RecursionError:
+        raise InvalidInput("not TOML: nested too deeply", where=name) from None
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"line (\d+)", str(error))
         where = f"{name}:{line[1]}" if line else name

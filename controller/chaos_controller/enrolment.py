@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Final
 
 from chaos_controller import clock
 from chaos_controller.access import Context
-from chaos_controller.limits import Bucket
+from chaos_controller.limits import (
+    ENROLMENT_BURST,
+    ENROLMENT_BURST_OF_ONE,
+    ENROLMENTS_PER_S,
+    ENROLMENTS_PER_S_OF_ONE,
+    MAX_CSR,
+    MAX_TOKEN,
+    Bucket,
+    Buckets,
+)
+from chaos_controller.session import host_of
 from chaos_controller.store import Store
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 from chaos_core.log import Log
@@ -23,9 +32,6 @@ from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
-_MAX_CSR: Final = 8 * 1024
-_MAX_TOKEN: Final = 200
-
 
 class Enrolment(rpc.EnrolmentServicer):
     """Signs requests of those who hold a token."""
@@ -34,8 +40,8 @@ class Enrolment(rpc.EnrolmentServicer):
         self._ca = ca
         self._store = store
         self._log = log
-        # Guessing 192 bits is hopeless; this keeps strangers from keeping us busy.
-        self._bucket = Bucket(rate=10, burst=50)
+        self._of_one = Buckets(ENROLMENTS_PER_S_OF_ONE, ENROLMENT_BURST_OF_ONE)
+        self._of_all = Bucket(ENROLMENTS_PER_S, ENROLMENT_BURST)
 
     async def Enrol(self, request: pb.EnrolRequest, context: Context) -> pb.EnrolResponse:  # noqa: N802
         peer = context.peer()
@@ -46,9 +52,11 @@ class Enrolment(rpc.EnrolmentServicer):
             await abort_with(context, error)
 
     async def _enrol(self, request: pb.EnrolRequest, peer: str) -> pb.EnrolResponse:
-        if not self._bucket.take(clock.now()):
+        now = clock.now()
+        # One that asks too often must not use up what all have together.
+        if not self._of_one.take(host_of(peer), now) or not self._of_all.take(now):
             raise Refused("too many enrolments at once", hint="try again in a few seconds")
-        if len(request.csr_pem) > _MAX_CSR or len(request.token) > _MAX_TOKEN:
+        if len(request.csr_pem) > MAX_CSR or len(request.token) > MAX_TOKEN:
             raise InvalidInput("the token or the certificate request is too long")
         # A broken request must not cost the token.
         csr = request.csr_pem.encode()

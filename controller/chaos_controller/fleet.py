@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chaos_controller import clock, grants
-from chaos_controller.limits import Bucket
+from chaos_controller.limits import (
+    MESSAGE_BURST,
+    MESSAGES_PER_S,
+    QUEUE,
+    SESSION_BURST,
+    SESSIONS_PER_S,
+    Buckets,
+)
 from chaos_core.envelope import Envelope
 from chaos_core.lease import REVERT_BUDGET
 from chaos_proto.v1 import chaos_pb2 as pb
 
-# Messages that wait for one agent. A healthy one takes each at once.
-QUEUE: Final = 64
-# An agent heartbeats each second and at each change; more than this is a flood.
-MESSAGES_PER_S: Final = 20.0
-MESSAGE_BURST: Final = 100.0
 # µs between reverts of what has been reverted already.
 _REMINDER: Final = 1_000_000
 
@@ -114,7 +116,8 @@ class Fleet:
         self.sessions: dict[str, NodeSession] = {}
         self.changed = Pulse()
         self._held_until: dict[str, dict[str, int]] = {}
-        self._buckets: dict[str, Bucket] = {}
+        self._messages = Buckets(MESSAGES_PER_S, MESSAGE_BURST)
+        self._joins = Buckets(SESSIONS_PER_S, SESSION_BURST)
 
     def join(self, session: NodeSession) -> None:
         """A node is here; an older session of the same node gives way."""
@@ -133,8 +136,11 @@ class Fleet:
 
     def admit_message(self, node: str) -> bool:
         """Whether this node may send one more message now."""
-        bucket = self._buckets.setdefault(node, Bucket(MESSAGES_PER_S, MESSAGE_BURST))
-        return bucket.take(clock.now())
+        return self._messages.take(node, clock.now())
+
+    def admit_session(self, node: str) -> bool:
+        """Whether this node may say hello once more now: each is written to the store."""
+        return self._joins.take(node, clock.now())
 
     def promised(self, node: str, run: str, until: int) -> None:
         """The lease of a run on this node may last until then.

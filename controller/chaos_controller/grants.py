@@ -34,7 +34,7 @@ class Authority:
 def renewable(
     authority: Authority, faults: Iterable[pb.FaultStatus], holding: Collection[str]
 ) -> tuple[str, ...]:
-    """The runs on a node that may go on. ``holding`` are the runs that are not being ended."""
+    """The runs on a node that may go on. ``holding`` are those there that are not being ended."""
     if authority.latch is not None:
         return ()
     found = {f.run for f in faults if f.state in _RENEWABLE and f.run in holding}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
+from chaos_controller.limits import MAX_NODES
 from chaos_controller.store import LatchRow
 from chaos_core import blast, envelope, faults
 from chaos_core.envelope import MAX_DURATION, Draw, Envelope
@@ -23,11 +24,9 @@ from chaos_core.errors import (
     Refused,
     Unsupported,
 )
-from chaos_core.messages import MAX_PARAMS
+from chaos_core.messages import MAX_PARAMS, read_params
 from chaos_core.units import Duration
 from chaos_proto.v1 import chaos_pb2 as pb
-
-_MAX_NODES = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,9 @@ class Wanted:
 def read(request: pb.InjectRequest, known: Collection[str], fleet: Fleet) -> Wanted:
     """Check a request by itself. ``known`` are all nodes. Raises InvalidInput."""
     nodes = tuple(sorted(set(request.nodes)))
-    if not nodes or len(nodes) > _MAX_NODES:
-        raise InvalidInput("no node named" if not nodes else "too many nodes", hint="-n NODE")
+    if not nodes or len(nodes) > MAX_NODES:
+        what = f"more than {MAX_NODES} nodes named" if nodes else "no node named"
+        raise InvalidInput(what, hint="-n NODE")
     for node in nodes:
         if node not in known:
             hint = faults.nearest(node, dict.fromkeys(sorted(known))) if known else ""
@@ -118,12 +118,7 @@ def _fault(
     request: pb.InjectRequest, nodes: Sequence[str], fleet: Fleet
 ) -> tuple[str, Draw | None]:
     """Canonical parameters, and what they draw if the kind is known here."""
-    try:
-        params = json.loads(request.params or "{}")
-    except ValueError as error:
-        raise InvalidInput(f"not JSON: {error}", where="params") from None
-    if not isinstance(params, dict):
-        raise InvalidInput("not a JSON object", where="params")
+    params = read_params(request.params or "{}", request.kind)
     canonical = json.dumps(params, sort_keys=True, separators=(",", ":"))
     if len(canonical) > MAX_PARAMS:
         raise InvalidInput(f"more than {MAX_PARAMS} bytes", where="params")

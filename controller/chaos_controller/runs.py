@@ -18,11 +18,13 @@ from typing import Any, Final
 from chaos_controller import clock, grants, preflight
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
+from chaos_controller.limits import MAX_REASON
 from chaos_controller.store import LatchRow, NewRun, Occupied, Store
 from chaos_controller.timeline import Feed, Recorder, Timeline
 from chaos_core import run as core
 from chaos_core.envelope import Draw
 from chaos_core.log import Log
+from chaos_core.text import printable
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -70,9 +72,9 @@ class Runs:
         """Take over what a former controller left: nodes that may still carry its faults."""
         self.occupied.update({(row.run, row.node): row.fault for row in rows})
 
-    def holding(self) -> set[str]:
-        """The runs whose leases may be renewed."""
-        return {live.id for live in self.live.values() if live.machine.may_hold}
+    def holding(self, node: str) -> set[str]:
+        """The runs on this node whose leases may be renewed."""
+        return {live.id for live in self.live.values() if live.machine.may_hold and live.on(node)}
 
     async def inject(self, actor: Identity, request: pb.InjectRequest) -> Timeline:
         """Start a run, or raise why not. It goes on by itself from here."""
@@ -342,7 +344,7 @@ def _audited(request: pb.InjectRequest) -> str:
             "params": request.params,
             "nodes": list(request.nodes),
             "duration_us": request.duration_us,
-            "reason": request.reason,
+            "reason": printable(request.reason, MAX_REASON),
         },
         ensure_ascii=False,
     )

@@ -18,6 +18,7 @@ from chaos_controller.config import Config
 from chaos_controller.enrolment import Enrolment
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
+from chaos_controller.parsing import Parsing
 from chaos_controller.runs import Runs
 from chaos_controller.session import AgentLink
 from chaos_controller.store import Store
@@ -25,7 +26,7 @@ from chaos_core.errors import InvalidInput
 from chaos_core.lease import ABORT_BOUND
 from chaos_core.log import Log
 from chaos_proto import address, files, pki
-from chaos_proto.channel import SERVER_OPTIONS
+from chaos_proto.channel import ENROLMENT_OPTIONS, SERVER_OPTIONS
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
 # Long enough for reverts to be written; those who watch must not delay a restart.
@@ -51,8 +52,8 @@ class Controller:
         self.port = 0
         self.enrolment_port = 0
         self._ca = ca
-        self._main = aio.server(interceptors=(Gate(store, log),), options=SERVER_OPTIONS)
-        self._enrolment = aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=16)
+        self._main = aio.server(interceptors=(Parsing(), Gate(store, log)), options=SERVER_OPTIONS)
+        self._enrolment = aio.server(interceptors=(Parsing(),), options=ENROLMENT_OPTIONS)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod

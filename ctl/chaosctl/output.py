@@ -46,8 +46,23 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def clean(value: object) -> str:
-    """Text without control characters: a node's words must not drive our terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in str(value))
+    """One line without control characters.
+
+    A node's words, or another operator's, must neither drive our terminal nor look like
+    lines of ours.
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in str(value))
+
+
+def _lines(text: object) -> str:
+    """The same for texts of ours that have several lines."""
+    return "\n".join(map(clean, str(text).split("\n")))
+
+
+def _plain(data: object, **how: Any) -> str:
+    """JSON that is as readable as it can be without driving a terminal."""
+    text = json.dumps(data, ensure_ascii=False, **how)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def word(value: object, style: str | None = None) -> Text:
@@ -81,17 +96,17 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
 
 def document(data: object) -> None:
     """Print one JSON document."""
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
+    typer.echo(_plain(data, indent=2))
 
 
 def line(data: object) -> None:
     """Print one JSON object on one line, at once: part of a stream."""
-    typer.echo(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    typer.echo(_plain(data, separators=(",", ":")))
 
 
 def note(text: str) -> None:
     """Tell people something that is not part of the result."""
-    typer.echo(clean(text), err=True)
+    typer.echo(_lines(text), err=True)
 
 
 def error(problem: ChaosError, *, as_json: bool) -> None:
@@ -100,10 +115,10 @@ def error(problem: ChaosError, *, as_json: bool) -> None:
         body = {"code": problem.code, "exit": int(problem.exit), "error": problem.what}
         extra = {"where": problem.where, "hint": problem.hint}
         body |= {key: value for key, value in extra.items() if value}
-        typer.echo(json.dumps(body, ensure_ascii=False), err=True)
+        typer.echo(_plain(body), err=True)
         return
     red = sys.stderr.isatty() and not no_color()
-    typer.echo(f"{typer.style('error', fg='red') if red else 'error'}: {clean(problem)}", err=True)
+    typer.echo(f"{typer.style('error', fg='red') if red else 'error'}: {_lines(problem)}", err=True)
 
 
 def no_color() -> bool:

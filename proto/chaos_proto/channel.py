@@ -16,14 +16,18 @@ import grpc
 
 from chaos_core import errors
 from chaos_core.errors import ChaosError, ControllerUnreachable, InvalidInput, NotPermitted
+from chaos_core.text import printable
 from chaos_proto import address as addresses
 from chaos_proto import files, pki
 
 if TYPE_CHECKING:
     from grpc import aio
 
-# Far more than any message of ours (an agent's schemas are the largest, tens of kB).
-MAX_MESSAGE: Final = 1024 * 1024
+# The largest message that each side takes, in bytes. Whatever is larger is refused by its
+# length, before it is read.
+MAX_TO_CONTROLLER: Final = 256 * 1024  # an agent's schemas are the largest
+MAX_TO_AGENT: Final = 64 * 1024
+MAX_TO_OPERATOR: Final = 64 * 1024 * 1024  # what a thousand nodes say of themselves
 
 # A dead path is noticed within about 2 s and a connection tried again at least every second:
 # the lease lasts 3 s. Proxies are ignored, since a lease must not depend on one.
@@ -37,12 +41,11 @@ CLIENT_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_send_message_length", MAX_TO_CONTROLLER),
 )
 
 # The other half: pings are welcome, and a client that has gone is noticed as fast.
-SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+_SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 1_500),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -52,10 +55,31 @@ SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
     ("grpc.max_metadata_size", 8 * 1024),
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MAX_TO_CONTROLLER),
+    ("grpc.max_send_message_length", MAX_TO_OPERATOR),
+    # Strangers get as far as the TLS handshake, and not for long.
+    ("grpc.server_handshake_timeout_ms", 5_000),
 )
 
+SERVER_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+    *_SERVER_OPTIONS,
+    ("grpc.max_allowed_incoming_connections", 4_096),
+    ("grpc.max_concurrent_streams", 64),  # of one connection
+    ("grpc.max_connection_idle_ms", 60_000),  # an agent's has its session, so is never idle
+)
+
+# Enrolment is one short call, by those of whom nothing is known yet: a connection that has
+# not done it after some seconds is in somebody's way.
+ENROLMENT_OPTIONS: Final[Sequence[tuple[str, Any]]] = (
+    *_SERVER_OPTIONS,
+    ("grpc.max_allowed_incoming_connections", 256),
+    ("grpc.max_concurrent_streams", 2),
+    ("grpc.max_connection_idle_ms", 5_000),
+    ("grpc.max_connection_age_ms", 10_000),
+    ("grpc.max_connection_age_grace_ms", 2_000),
+)
+
+_MAX_TEXT = 1_000  # bytes each; all of them travel as headers, which are small
 _CODE = "chaos-error-code"
 _WHERE = "chaos-error-where-bin"
 _HINT = "chaos-error-hint-bin"
@@ -65,22 +89,28 @@ _STATUS: Final = {
 }
 
 
-def dial(address: str, pki_dir: Path) -> aio.Channel:
+def client_options(most: int) -> Sequence[tuple[str, Any]]:
+    """The options of a channel whose user takes messages of up to ``most`` bytes."""
+    return (*CLIENT_OPTIONS, ("grpc.max_receive_message_length", most))
+
+
+def dial(address: str, pki_dir: Path, *, most: int = MAX_TO_OPERATOR) -> aio.Channel:
     """A channel to the controller as the identity in ``pki_dir`` (ca.pem, cert.pem, key.pem).
 
-    Must be called in a running event loop. ``address`` without a port means 7400.
+    Must be called in a running event loop. ``address`` without a port means 7400, ``most``
+    is the largest message that is taken.
     Raises InvalidInput when the address or a file is wrong.
     """
     from grpc import aio
 
     target, credentials = _target(address, Path(pki_dir))
-    return aio.secure_channel(target, credentials, options=CLIENT_OPTIONS)
+    return aio.secure_channel(target, credentials, options=client_options(most))
 
 
 def dial_sync(address: str, pki_dir: Path) -> grpc.Channel:
     """The same for code without an event loop."""
     target, credentials = _target(address, Path(pki_dir))
-    return grpc.secure_channel(target, credentials, options=CLIENT_OPTIONS)
+    return grpc.secure_channel(target, credentials, options=client_options(MAX_TO_OPERATOR))
 
 
 def diagnose(pki_dir: Path) -> None:
@@ -117,9 +147,10 @@ def status_of(
     error: ChaosError,
 ) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]:
     """An error of ours as gRPC carries it: status, details, trailing metadata."""
-    metadata = ((_CODE, error.code), (_WHERE, error.where.encode()), (_HINT, error.hint.encode()))
+    where, hint = (printable(text, _MAX_TEXT).encode() for text in (error.where, error.hint))
+    metadata = ((_CODE, error.code), (_WHERE, where), (_HINT, hint))
     status = _STATUS.get(error.code, grpc.StatusCode.FAILED_PRECONDITION)
-    return status, error.what, metadata
+    return status, printable(error.what, _MAX_TEXT), metadata
 
 
 async def abort_with(context: aio.ServicerContext[Any, Any], error: ChaosError) -> NoReturn:
@@ -135,11 +166,12 @@ def raise_from(error: grpc.RpcError, *, address: str = "", pki_dir: Path | None 
     Without an answer: InvalidInput when ``pki_dir`` explains it, else
     ControllerUnreachable with ``address``. Works for grpc and grpc.aio calls.
     """
-    details: str = error.details() or ""
+    details = printable(error.details() or "", _MAX_TEXT)
     trailer: Any = error.trailing_metadata() or ()
     metadata: dict[str, Any] = dict(trailer)
     if _CODE in metadata:
-        where, hint = (bytes(metadata.get(key, b"")).decode() for key in (_WHERE, _HINT))
+        told = (bytes(metadata.get(key, b"")).decode(errors="replace") for key in (_WHERE, _HINT))
+        where, hint = (printable(text, _MAX_TEXT) for text in told)
         raise errors.from_code(str(metadata[_CODE]), details, where=where, hint=hint) from error
     status = error.code()
     if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):

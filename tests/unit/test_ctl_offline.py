@@ -261,4 +261,4 @@ def test_json_errors_are_asked_for(argv: list[str], expected: bool) -> None:
 
 
 def test_words_from_the_wire_cannot_drive_the_terminal() -> None:
-    assert output.clean("a\x1b[2Jb\rc") == "a�[2Jb�c"
+    assert output.clean("a\x1b[2Jb\rc") == "a�[2Jb c"

@@ -273,8 +273,12 @@ class Store:
                 outcome=outcome,
             )
 
-    async def audit_entries(self) -> list[Mapping[str, Any]]:
-        return await self._rows(s.audit.select().order_by(s.audit.c.number))
+    async def audit_entries(
+        self, *, after: int = 0, limit: int | None = None
+    ) -> list[Mapping[str, Any]]:
+        """The log from the entry after number ``after`` on, oldest first."""
+        later = s.audit.select().where(s.audit.c.number > after)
+        return await self._rows(later.order_by(s.audit.c.number).limit(limit))
 
     # ── plumbing ──────────────────────────────────────────────────────────────────────────
 

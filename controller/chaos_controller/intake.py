@@ -1,0 +1,72 @@
+"""What agents say, checked and cut to size before anything is done with it.
+
+An agent may be taken over. What it sends is kept, shown to operators and sent to their
+terminals, so texts are one printable line each and everything is bounded. A hello that
+is out of bounds is refused; a heartbeat of a plausible size is cut rather than refused,
+since a node must not lose its lease for a long text.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from chaos_controller.limits import MAX_HEARTBEAT, MAX_HELLO, MAX_KINDS, MAX_STATUSES
+from chaos_core import envelope
+from chaos_core.envelope import Envelope
+from chaos_core.errors import InvalidInput, Refused
+from chaos_core.messages import MAX_DETAIL, MAX_LINE, MAX_LINES, read_params
+from chaos_core.text import printable
+from chaos_proto.v1 import chaos_pb2 as pb
+
+_WORD: Final = 64  # bytes of a name, an id, a state
+_SENTENCE: Final = 300
+_EPOCHS: Final = 2**63
+_STATUS_WORDS: Final = ("fault", "run", "kind", "state", "reason", "code")
+
+
+def hello(said: pb.Hello) -> Envelope:
+    """Bring a hello into bounds and return its envelope. Raises InvalidInput or Refused."""
+    size = said.ByteSize()
+    if size > MAX_HELLO:
+        raise InvalidInput(f"a hello of {size} bytes is above {MAX_HELLO}", where=said.node[:_WORD])
+    if len(said.kinds) > MAX_KINDS:
+        raise InvalidInput(f"{len(said.kinds)} kinds are more than {MAX_KINDS}", where=said.node)
+    if said.epoch >= _EPOCHS:
+        raise InvalidInput(f"{said.epoch} is no epoch", where=said.node)
+    ceilings = _envelope(said)
+    said.envelope = json.dumps(envelope.as_json(ceilings))
+    said.version = printable(said.version, _WORD)
+    said.boot_id = printable(said.boot_id, _WORD)
+    for offer in said.kinds:
+        offer.kind = printable(offer.kind, _WORD)
+        offer.summary = printable(offer.summary, _SENTENCE)
+        offer.lease_holder = printable(offer.lease_holder, _SENTENCE)
+        offer.why = printable(offer.why, MAX_DETAIL)
+    return ceilings
+
+
+def heartbeat(said: pb.Heartbeat, node: str) -> pb.Heartbeat:
+    """Bring a heartbeat into bounds. Raises Refused when it is none that a keeper sends."""
+    size = said.ByteSize()
+    if size > MAX_HEARTBEAT:
+        raise Refused(f"a heartbeat of {size} bytes is above {MAX_HEARTBEAT}", where=node)
+    if len(said.faults) > MAX_STATUSES:
+        raise Refused(
+            f"{len(said.faults)} faults in a heartbeat are more than {MAX_STATUSES}", where=node
+        )
+    for status in said.faults:
+        for name in _STATUS_WORDS:
+            setattr(status, name, printable(getattr(status, name), _WORD))
+        status.detail = printable(status.detail, MAX_DETAIL)
+    lines = [printable(line, MAX_LINE) for line in said.quarantine[:MAX_LINES]]
+    del said.quarantine[:]
+    said.quarantine.extend(lines)
+    return said
+
+
+def _envelope(said: pb.Hello) -> Envelope:
+    try:
+        return envelope.from_json(read_params(said.envelope, "envelope"))
+    except InvalidInput as error:
+        raise InvalidInput(f"its envelope is not one: {error.what}", where=said.node) from None
