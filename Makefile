@@ -1,6 +1,7 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench sim clean
+.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench sim \
+	fuzz clean
 
 PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
 BIN := .venv/bin
@@ -46,6 +47,9 @@ bench: setup ## measure what bench/README.md tabulates
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
 	@$(BIN)/python -m tests.sim --seeds 100000
+
+fuzz: setup ## play hostile peers, files and parameters for ten minutes
+	@$(BIN)/python -m tests.fuzz --minutes 10
 
 clean: ## end every fleet; delete what was built
 	@for state in $(wildcard .lab/state.json .lab/*/state.json); do \

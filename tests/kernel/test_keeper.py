@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,82 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.kernel.keeper_process import Keeper, Link
 
-from chaos_core.messages import Apply, Grant, Heartbeat, Hello, Message, Revert, from_keeper
-
-_PROGRAM = """
-import sys
-from pathlib import Path
-from chaos_agent import config, main
-from chaos_core.envelope import PROFILES
-state, runtime = map(Path, sys.argv[1:])
-node = config.AgentConfig("n1", envelope=PROFILES["lab"], state=state, runtime=runtime)
-config.load = lambda path: node  # the directories are not a matter of the file
-sys.argv = ["chaos-agent", "run"]
-main.run()
-"""
-
-
-class Link:
-    """The other end of the keeper's socket."""
-
-    def __init__(self, path: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.settimeout(10)
-        self.socket.connect(str(path))
-        hello = from_keeper(self.socket.recv(1 << 20))
-        assert isinstance(hello, Hello)
-        self.hello = hello
-
-    def heartbeat(self) -> Heartbeat:
-        message = from_keeper(self.socket.recv(1 << 20))
-        assert isinstance(message, Heartbeat)
-        return message
-
-    def send(self, message: Message) -> None:
-        self.socket.send(message.model_dump_json().encode())
-
-    def apply(self, fault: str, kind: str, **params: str) -> str:
-        """Ask for a fault; returns its state once it is known."""
-        self.send(
-            Apply(
-                epoch=1,
-                seq=self.heartbeat().seq,
-                ttl_us=3_000_000,
-                run="r-1",
-                fault=fault,
-                kind=kind,
-                params=json.dumps(params),
-                duration_us=60_000_000,
-            )
-        )
-        while True:
-            for status in self.heartbeat().faults:
-                if status.fault == fault and status.state != "applying":
-                    return status.state
-
-    def closed(self) -> bool:
-        """Whether the keeper has hung up, once what it had sent is read."""
-        try:
-            while self.socket.recv(1 << 20):
-                continue
-        except ConnectionResetError:
-            return True
-        return True
-
-
-class Keeper:
-    def __init__(self, directory: Path) -> None:
-        self.socket = directory / "run" / "keeper.sock"
-        argv = [sys.executable, "-c", _PROGRAM, str(directory / "state"), str(directory / "run")]
-        self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-
-    def end(self) -> str:
-        """Stop it in good order and return its log."""
-        self.process.terminate()
-        _, log = self.process.communicate(timeout=20)
-        assert self.process.returncode == 0, log
-        return log
+from chaos_core.messages import Apply, Grant, Revert
 
 
 @pytest.fixture
@@ -263,7 +189,7 @@ def test_strangers_are_not_let_in(keeper: Keeper) -> None:
 
 def test_there_is_one_keeper_only(keeper: Keeper, tmp_path: Path) -> None:
     second = Keeper(tmp_path)
-    _, log = second.process.communicate(timeout=20)
+    log = second.ended()
     assert second.process.returncode == 3
     assert "another keeper is running" in log
     assert "Traceback" not in log

@@ -1,0 +1,95 @@
+"""What compiled effects take from a node, counted from the effects alone.
+
+Nothing here asks a fault for its draw or the envelope for its opinion: delays are read
+off the netem, shares off the quota, losses off the rules.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Effect, Holder, LeasedSet, Pipe
+from chaos_core.envelope import Envelope
+from chaos_core.node import NodeView
+
+
+def fault_of(effect: Effect) -> str:
+    """The id of the fault that an effect belongs to, by its name."""
+    name = effect.link if isinstance(effect, Pipe) else effect.name
+    prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
+    assert name.startswith(prefix), f"{name} does not carry our tag"
+    return name.removeprefix(prefix)[:8]
+
+
+def within(ceilings: Envelope, view: NodeView, effects: Iterable[Effect]) -> None:
+    """Fail unless all of these together are within the ceilings."""
+    by_fault: dict[str, list[Effect]] = {}
+    for effect in effects:
+        by_fault.setdefault(fault_of(effect), []).append(effect)
+    taken = [_taken(view, group) for group in by_fault.values()]
+    total = {key: sum(part[key] for part in taken) for key in ("latency", "loss", "cpu", "memory")}
+    assert total["latency"] <= ceilings.latency, f"delay of {total['latency']} µs"
+    assert total["loss"] <= ceilings.loss, f"loss of {total['loss']} ppm"
+    assert total["cpu"] <= ceilings.cpu, f"CPU of {total['cpu']} ppm"
+    assert total["memory"] <= ceilings.memory, f"memory of {total['memory']} ppm"
+    if not ceilings.destructive:
+        assert not any(part["cut"] for part in taken), "traffic is cut off"
+
+
+def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
+    """What one fault takes: µs, ppm; ``cut`` counts what swallows or rejects all it matches."""
+    delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
+    for effect in effects:
+        match effect:
+            case Pipe(netem=None):
+                cut += 1
+            case Pipe(netem=netem) if netem is not None:
+                delay = max(delay, netem.delay + netem.jitter)
+                out = max(out, netem.loss)
+            case Holder(work="burn"):
+                cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
+                assert effect.cpu_quota > 0, "a burner without a quota"
+            case Holder():
+                memory += effect.memory / view.memory_total * 1e6
+                slack = effect.memory // 50 + (8 << 20)
+                assert 0 < effect.memory_max <= effect.memory + slack, "a holder without a cap"
+            case Chain():
+                for rule in effect.rules:
+                    assert rule.target == "RETURN" or rule.match_set, "a rule without a lease"
+                    if rule.target == "REJECT":
+                        cut += 1
+                    if rule.target == "DROP":
+                        into = max(into, rule.probability or 1_000_000)
+    if into == 1_000_000 and not out:
+        cut += 1
+        into = 0
+    return {"latency": delay, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+
+
+def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
+    """Fail unless what is protected returns before anything else is asked, in every chain."""
+    for effect in effects:
+        if isinstance(effect, LeasedSet):
+            for entry in effect.entries:
+                assert ipaddress.ip_network(entry).prefixlen > 0
+        if not isinstance(effect, Chain):
+            continue
+        first = next(
+            (n for n, rule in enumerate(effect.rules) if rule.target != "RETURN"), len(effect.rules)
+        )
+        head = effect.rules[:first]
+        assert all(rule.target != "RETURN" for rule in effect.rules[first:])
+        side = "source" if effect.hook == "INPUT" else "destination"
+        returned = {getattr(rule, side) for rule in head if not rule.protocol}
+        for net in view.protected.networks():
+            if net.version == effect.family:
+                assert str(net) in returned, f"{net} is not protected in {effect.name}"
+        ssh = tuple(map(str, view.protected.ssh_ports))
+        for ports in ("source_ports", "destination_ports"):
+            assert any(r.protocol == "tcp" and getattr(r, ports) == ssh for r in head), "SSH"
+        dhcp = ("67", "68") if effect.family == 4 else ("546", "547")
+        assert any(r.protocol == "udp" and r.source_ports == dhcp for r in head), "DHCP"
+        if effect.family == 6:
+            kinds = {r.icmpv6_type for r in head}
+            assert {"133", "134", "135", "136", "137"} <= kinds, "neighbour discovery"

@@ -1,0 +1,43 @@
+"""A sample of what ``make fuzz`` plays for minutes: see tests/fuzz."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from tests.fuzz import controller_wire, floods, targets
+from tests.fuzz.controller_wire import stage
+from tests.fuzz.dice import Dice
+from tests.fuzz.harness import Check, Finding, Target, play
+
+SAMPLE = {"fault_params": 300, "keeper_messages": 15, "agent_files": 60, "link_wire": 1}
+TARGETS = {target.name: target for target in targets()}
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_nothing_breaks_in_the_sample(name: str) -> None:
+    assert play(TARGETS[name], 1, SAMPLE[name]) == SAMPLE[name]
+
+
+def test_attacks_on_a_controller_are_not_noticed_by_those_who_are_honest() -> None:
+    assert {*SAMPLE, "controller_wire"} == TARGETS.keys()
+    with stage() as made:
+        for seed in range(3):
+            made.run(made.check(controller_wire.TARGET.make(Dice(seed))))
+        assert len(made.run(floods.play(made, 20))) == len(floods.FLOODS)
+
+
+def test_a_finding_is_told_with_the_shortest_input_that_breaks_it() -> None:
+    @contextmanager
+    def opened() -> Iterator[Check]:
+        def check(steps: list[int]) -> None:
+            assert 7 not in steps
+
+        yield check
+
+    def make(dice: Dice) -> list[int]:
+        return [dice.randrange(10) for _ in range(30)]
+
+    with pytest.raises(Finding, match=r"example: \[7\]"):
+        play(Target("toy", make, opened), 1, 100)
