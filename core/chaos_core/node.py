@@ -69,8 +69,8 @@ class Asks:
 
 @dataclass(frozen=True, slots=True)
 class ProcessQuery:
-    """Which processes: of a unit, with a pattern in the command line, or by number. All
-    that are given must hold."""
+    """Which processes: of a unit, with a text (and ``*``) in the command line, or by number.
+    All that are given must hold."""
 
     unit: str = ""
     cmdline: str = ""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -55,6 +56,43 @@ def test_processes_are_found_by_command_line_and_number(
     assert set(found(ProcessQuery(cmdline=MARK, pid=one))) == {one}
     assert not found(ProcessQuery(cmdline=MARK, unit="nosuch.service"))
     assert not found(ProcessQuery(pid=2**22))
+
+
+@pytest.mark.parametrize(("wanted", "holds"), [("m?rk*end", True), ("mark*nd-", False)])
+def test_a_star_stands_for_anything(wanted: str, holds: bool) -> None:
+    named = subprocess.Popen([f"chaos-mark-of-{os.getpid()}-end", "600"], executable="/bin/sleep")
+    try:
+        assert (named.pid in found(ProcessQuery(cmdline=f"chaos-{wanted}"))) is holds
+    finally:
+        named.kill()
+        named.wait()
+
+
+def test_no_pattern_takes_long_whatever_command_lines_there_are() -> None:
+    """As a regular expression this would take years, and the keeper has one thread."""
+    evil = subprocess.Popen(["a" * 3_000 + "!", "600"], executable="/bin/sleep")
+    try:
+        began = time.monotonic()
+        for pattern in ("(a+)+$", "a*" * 100, "*" * 200, "[a-"):
+            found(ProcessQuery(cmdline=pattern))
+        assert time.monotonic() - began < 5
+    finally:
+        evil.kill()
+        evil.wait()
+
+
+def test_a_name_that_is_no_text_hides_nobody() -> None:
+    rename = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'\\xff\\xfe) S'); print(flush=True)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{rename}; time.sleep(600)", MARK], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process.pid in found(ProcessQuery(cmdline=MARK))
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_thread_of_the_kernel_and_pid_1_are_known_as_such() -> None:

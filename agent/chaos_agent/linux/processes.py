@@ -1,4 +1,7 @@
-"""Processes of this host, by what they are; an identity is a pid and its start time."""
+"""Processes of this host, by what they are; an identity is a pid and its start time.
+
+Their names and command lines are whatever their users like, not even text.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from chaos_core.node import ProcessFacts, ProcessQuery
 
 _PROC = Path("/proc")
+_LONGEST = 4_096  # bytes of a command line that are looked at
 _SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
 
 
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
     """Every process that all of the query holds for, but this one and its children."""
-    pattern = re.compile(query.cmdline)
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
     for name in names:
         if not name.isdigit():
@@ -27,7 +31,8 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
             directory = _PROC / name
             if query.unit and found.unit != query.unit:
                 continue
-            if query.cmdline and not pattern.search(_cmdline(directory)):
+            # Not a regular expression: one that backtracks without end would stop the keeper.
+            if query.cmdline and not fnmatchcase(_cmdline(directory), f"*{query.cmdline}*"):
                 continue
             yield found
 
@@ -62,9 +67,9 @@ def send(pid: int, start: int, name: str) -> bool:
 
 
 def _facts(pid: int) -> ProcessFacts:
-    text = (_PROC / str(pid) / "stat").read_text()
+    text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     fields = _stat(pid)
-    unit = _SERVICE.search((_PROC / str(pid) / "cgroup").read_text())
+    unit = _SERVICE.search((_PROC / str(pid) / "cgroup").read_text(errors="replace"))
     return ProcessFacts(
         pid=pid,
         started=int(fields[19]),
@@ -76,10 +81,14 @@ def _facts(pid: int) -> ProcessFacts:
 
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on, proc(5)."""
-    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _cmdline(directory: Path) -> str:
     return (
-        (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        (directory / "cmdline")
+        .read_bytes()[:_LONGEST]
+        .replace(b"\0", b" ")
+        .decode(errors="replace")
+        .strip()
     )
