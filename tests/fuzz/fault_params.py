@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -84,6 +85,10 @@ def _good(dice: Dice, name: str, schema: dict[str, Any]) -> Any:
         return dice.sample(PEERS[:6], dice.randrange(1, 4))
     if "port" in name:
         return dice.sample(("80", "443", "8000-8010"), dice.randrange(1, 4))
+    if name == "unit":
+        return dice.choice(("nginx", "app@1.service", "ssh", "systemd-journald", "chaos-agent"))
+    if schema.get("type") == "integer":
+        return dice.randrange(4)
     return ""
 
 
@@ -127,6 +132,8 @@ def check(example: tuple[str, str, str, int, int]) -> None:
     try:
         fault = parse(kind, read_params(text, kind))
         envelope.check(ceilings, fault.draw(), Duration(duration))
+        asked = NodeView.example(fault.asks())
+        view = replace(view, units=asked.units, processes=asked.processes, systemd=place != 1)
         compiled = fault.compile(view, "0a1b2c3d")
     except ChaosError as error:
         status = FaultStatus(fault="f", run="r", kind="k", state="refused", detail=str(error))
@@ -137,6 +144,9 @@ def check(example: tuple[str, str, str, int, int]) -> None:
     assert compiled
     judge.within(ceilings, view, compiled)
     judge.protected_first(view, compiled)
+    judge.unharmed(compiled)
+    if view.systemd:
+        judge.undo_first(compiled)
     assert all(effects.from_json(effects.to_json(effect)) == effect for effect in compiled)
     assert len(compiled) < 60
 

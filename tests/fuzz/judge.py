@@ -9,13 +9,27 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Effect, Holder, LeasedSet, Pipe
+from chaos_core.effects import (
+    CHAIN_PREFIX,
+    LINK_PREFIX,
+    Chain,
+    Effect,
+    Holder,
+    Kill,
+    LeasedSet,
+    Pipe,
+    Restart,
+    UndoTimer,
+    Unit,
+)
 from chaos_core.envelope import Envelope
 from chaos_core.node import NodeView
 
 
 def fault_of(effect: Effect) -> str:
-    """The id of the fault that an effect belongs to, by its name."""
+    """The id of the fault that an effect belongs to, by its name; the user's things have none."""
+    if isinstance(effect, Unit | Restart | Kill):
+        return ""
     name = effect.link if isinstance(effect, Pipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
     assert name.startswith(prefix), f"{name} does not carry our tag"
@@ -34,15 +48,15 @@ def within(ceilings: Envelope, view: NodeView, effects: Iterable[Effect]) -> Non
     assert total["cpu"] <= ceilings.cpu, f"CPU of {total['cpu']} ppm"
     assert total["memory"] <= ceilings.memory, f"memory of {total['memory']} ppm"
     if not ceilings.destructive:
-        assert not any(part["cut"] for part in taken), "traffic is cut off"
+        assert not any(part["cut"] for part in taken), "something is stopped altogether"
 
 
 def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
-    """What one fault takes: µs, ppm; ``cut`` counts what swallows or rejects all it matches."""
+    """What one fault takes: µs, ppm; ``cut`` counts what stops all that it is about."""
     delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
     for effect in effects:
         match effect:
-            case Pipe(netem=None):
+            case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
                 delay = max(delay, netem.delay + netem.jitter)
@@ -65,6 +79,24 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
         cut += 1
         into = 0
     return {"latency": delay, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+
+
+def undo_first(effects: Iterable[Effect]) -> None:
+    """Fail if a service changes its state before the timer that changes it back is armed."""
+    armed = False
+    for effect in effects:
+        armed |= isinstance(effect, UndoTimer)
+        if isinstance(effect, Unit):
+            assert armed, f"nobody would undo {effect}"
+
+
+def unharmed(effects: Iterable[Effect]) -> None:
+    """Fail if what operators and we ourselves hang on is touched."""
+    for effect in effects:
+        if isinstance(effect, Unit | Restart):
+            assert not effect.unit.startswith(("ssh", "systemd-", "chaos-", "dbus", "user@"))
+        if isinstance(effect, Kill):
+            assert all(pid > 1 for pid, _ in effect.victims)
 
 
 def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:

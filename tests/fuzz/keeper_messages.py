@@ -175,7 +175,7 @@ class _Node:
     def judge(self) -> None:
         now = self.kernel.now
         holding = self.kernel.in_force()
-        faults = {judge.fault_of(effect) for effect in holding}
+        faults = {judge.fault_of(effect) for effect in holding} - {""}
         self.since = {fault: self.since.get(fault, now) for fault in faults}
         judge.within(self.ceilings, VIEW, holding)
         assert len(faults) <= MAX_FAULTS, f"{len(faults)} faults at once"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import chaos_agent.effects
 import chaos_agent.engine
 from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine
@@ -20,6 +22,7 @@ from chaos_agent.linux.host import Host
 from chaos_agent.supervisor import Supervisor
 from chaos_core.effects import Effect
 from chaos_core.envelope import Envelope
+from chaos_core.faults import Fault
 from chaos_core.log import Log
 from chaos_core.node import Device, NodeView, Protected, Route
 
@@ -83,6 +86,12 @@ class Quiet(Log):
         super().__init__(logger)
 
 
+def _view(fault: Fault) -> NodeView:
+    """What a fault asks for is there."""
+    asked = NodeView.example(fault.asks())
+    return replace(VIEW, systemd=True, units=asked.units, processes=asked.processes)
+
+
 @contextmanager
 def supervisor(ceilings: Envelope, state: Path) -> Iterator[tuple[Supervisor, Kernel]]:
     """A node whose kernel is pretended. ``state`` is a directory for epoch and quarantine."""
@@ -94,8 +103,9 @@ def supervisor(ceilings: Envelope, state: Path) -> Iterator[tuple[Supervisor, Ke
     )
     with (
         patch.object(chaos_agent.engine, "ops", lambda _: kernel),
+        patch.object(chaos_agent.effects, "ops", lambda _: kernel),
         patch.object(chaos_agent.engine, "snapshot", same),
         Host() as host,
     ):
-        engine = Engine(host, journal, lambda: VIEW, kernel.clock)
+        engine = Engine(host, journal, _view, kernel.clock)
         yield Supervisor(config, engine, Quiet()), kernel
