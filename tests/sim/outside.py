@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 from tests.sim.loop import Loop, Pause, Timeout
 
+import chaos_agent.effects
 import chaos_agent.effects.leased_set
 import chaos_agent.engine
 import chaos_agent.journal
@@ -213,6 +214,7 @@ def _stand_ins(outside: Outside, file: type, sleep: Any) -> list[tuple[Any, str,
         (chaos_agent.effects.leased_set, "now_us", outside.now),
         (chaos_agent.journal, "StateFile", file),
         (chaos_agent.engine, "ops", _ops),
+        (chaos_agent.effects, "ops", _ops),
         (chaos_agent.engine, "snapshot", _SNAPSHOT),
         *_remembered(),
     ]
