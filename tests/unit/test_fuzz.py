@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from tests.fuzz import controller_wire, floods, targets
@@ -26,6 +29,42 @@ def test_attacks_on_a_controller_are_not_noticed_by_those_who_are_honest() -> No
         for seed in range(3):
             made.run(made.check(controller_wire.TARGET.make(Dice(seed))))
         assert len(made.run(floods.play(made, 20))) == len(floods.FLOODS)
+
+
+MUTANTS: dict[str, tuple[str, str, Any]] = {
+    "parameters nest without end": (
+        *("keeper_messages", "chaos_agent.supervisor.read_params"),
+        lambda text, _: json.loads(text),
+    ),
+    "ceilings are not checked": (
+        *("keeper_messages", "chaos_core.envelope.check"),
+        lambda *_: None,
+    ),
+    "runs are not counted": (
+        *("keeper_messages", "chaos_core.envelope.check_runs"),
+        lambda *_: None,
+    ),
+    "leases do not end": ("keeper_messages", "chaos_core.lease.LeaseTable.tick", lambda *_: ()),
+    "nothing is protected": (
+        *("fault_params", "chaos_core.faults._network._protected_rules"),
+        lambda *_: (),
+    ),
+    "a damaged line is passed over": (
+        *("agent_files", "chaos_agent.journal.Journal.damaged"),
+        property(lambda _: 0, lambda *_: None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_judges_notice_what_is_broken(name: str) -> None:
+    target, where, instead = MUTANTS[name]
+    with (
+        patch(where, instead, create=True),
+        patch("tests.fuzz.harness._SHRINK_S", 0.0),
+        pytest.raises(Finding),
+    ):
+        play(TARGETS[target], 1, 400)
 
 
 def test_a_finding_is_told_with_the_shortest_input_that_breaks_it() -> None:
