@@ -8,6 +8,7 @@ without asking the code under test whether it is right.
 - ``fault_params``     parameters of every kind, from parse to compiled effects
 - ``agent_files``      journal, state and configuration files, damaged anywhere
 - ``controller_wire``  agents, operators and strangers, against a controller over mTLS
+- ``floods``           connections, calls, handshakes, messages: much at once
 - ``link_wire``        a controller with a valid certificate, against a link
 
 A taken-over link against the keeper as a process, on this machine's kernel, is

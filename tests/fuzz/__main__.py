@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 
-from tests.fuzz import targets
+from tests.fuzz import floods, targets
+from tests.fuzz.controller_wire import stage
 from tests.fuzz.harness import Finding, Target, play
 
 _SLICE_S = 20.0
 _KEEPER = "keeper_process"  # played by pytest, which makes the namespaces
+_FLOODS = "floods"
+_FLOOD = 500  # connections, calls, handshakes at once
 _MANY = 10**9
 
 
@@ -22,16 +25,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="for all targets together")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first chunk")
-    parser.add_argument("--target", choices=[*known, _KEEPER], help="this one only")
+    parser.add_argument("--target", choices=[*known, _FLOODS, _KEEPER], help="this one only")
     parser.add_argument("--examples", type=int, default=0, help="so many, whatever the time")
     options = parser.parse_args()
-    names = [options.target] if options.target else [*known, _KEEPER]
+    names = [options.target] if options.target else [*known, _FLOODS, _KEEPER]
     share = options.minutes * 60 / len(names)
     print(f"seed {options.seed}, {share:.0f} s for each of {', '.join(names)}", flush=True)
     try:
         for name in names:
             if name == _KEEPER:
                 _keeper(options.seed, share)
+            elif name == _FLOODS:
+                _floods(share)
             elif options.examples:
                 print(f"{name}: {play(known[name], options.seed, options.examples)} examples")
             else:
@@ -52,6 +57,20 @@ def _hunt(target: Target, seed: int, seconds: float) -> None:
         seed += 1_000_000
         took = time.monotonic() - began
         print(f"{target.name:16} {took:5.0f} s {done:9} examples, 0 findings", flush=True)
+
+
+def _floods(seconds: float) -> None:
+    """Much at once, against one controller, again and again."""
+    until = time.monotonic() + seconds
+    with stage() as made:
+        while time.monotonic() < until:
+            try:
+                told = made.run(floods.play(made, _FLOOD))
+            except AssertionError as error:
+                raise Finding(f"{_FLOODS}: {error}") from error
+            for line in told:
+                print(f"{_FLOODS:16} {line}", flush=True)
+            print(f"{_FLOODS:16} {made.controller.rss().rss >> 20} MiB resident", flush=True)
 
 
 def _keeper(seed: int, seconds: float) -> None:

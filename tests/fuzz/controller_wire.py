@@ -240,8 +240,13 @@ class Controller:
         return "".join(strange[:40])
 
     def stop(self) -> None:
+        """As systemd does it: a stream that ends at this very moment can keep gRPC waiting."""
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(5)
         self._reader.join()
 
 
