@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
+
+from tests.sim.outside import SNAPSHOT
 
 import chaos_agent.effects
 import chaos_agent.engine
@@ -98,13 +99,10 @@ def supervisor(ceilings: Envelope, state: Path) -> Iterator[tuple[Supervisor, Ke
     kernel = Kernel()
     config = AgentConfig("n1", envelope=ceilings, state=state)
     journal: Any = _Journal()
-    same = SimpleNamespace(
-        take=lambda *_: {}, scope_of=lambda _: None, diff=lambda *_: [], without=lambda *_: {}
-    )
     with (
         patch.object(chaos_agent.engine, "ops", lambda _: kernel),
         patch.object(chaos_agent.effects, "ops", lambda _: kernel),
-        patch.object(chaos_agent.engine, "snapshot", same),
+        patch.object(chaos_agent.engine, "snapshot", SNAPSHOT),
         Host() as host,
     ):
         engine = Engine(host, journal, _view, kernel.clock)

@@ -142,7 +142,7 @@ def _ops(effect: Effect) -> Any:
 
 
 _NOTHING = Nothing()
-_SNAPSHOT = SimpleNamespace(
+SNAPSHOT = SimpleNamespace(
     **dict.fromkeys(("take", "without", "tagged", "foreign", "joined"), lambda *_: {}),
     scope_of=lambda _: None,
     **dict.fromkeys(("diff", "left_over"), lambda *_: []),
@@ -215,6 +215,6 @@ def _stand_ins(outside: Outside, file: type, sleep: Any) -> list[tuple[Any, str,
         (chaos_agent.journal, "StateFile", file),
         (chaos_agent.engine, "ops", _ops),
         (chaos_agent.effects, "ops", _ops),
-        (chaos_agent.engine, "snapshot", _SNAPSHOT),
+        (chaos_agent.engine, "snapshot", SNAPSHOT),
         *_remembered(),
     ]

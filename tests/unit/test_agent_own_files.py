@@ -11,7 +11,8 @@ import pytest
 
 from chaos_agent import config
 from chaos_agent.journal import Journal, StateFile, epoch_file, read_quarantine
-from chaos_agent.keeper import LOCK, Listener, sole_keeper
+from chaos_agent.keeper import Listener
+from chaos_agent.privilege import LOCK, sole_keeper
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 
 
