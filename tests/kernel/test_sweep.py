@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chaos_agent.effects import ops, sweep
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.cgroups import Cgroups
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Chain, Effect, Family, Holder, LeasedSet, Netem, Pipe, Rule
 
@@ -139,3 +142,27 @@ def test_the_group_of_an_undo_timers_service_is_left_to_systemd(host: Host) -> N
         assert not [found for found in sweep.find(host) if "chs-000000a1-2" in str(found)]
     finally:
         group.rmdir()
+
+
+def test_groups_that_come_and_go_are_no_error(tmp_path: Path) -> None:
+    """Services start and stop, containers come and go, while we look for what is ours."""
+    groups = Cgroups(2, tmp_path, tmp_path, root=tmp_path)
+    (tmp_path / "system.slice/agent/chs-0a1b2c3d").mkdir(parents=True)
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            for number in range(20):
+                (tmp_path / f"system.slice/app-{number}/inner").mkdir(parents=True)
+            for number in range(20):
+                (tmp_path / f"system.slice/app-{number}/inner").rmdir()
+                (tmp_path / f"system.slice/app-{number}").rmdir()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert groups.names() == ["chs-0a1b2c3d"]
+    finally:
+        over.set()
+        thread.join()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import os
 import signal
 import time
@@ -142,7 +143,12 @@ class Cgroups:
         """Groups of that name. The whole v2 tree is searched only if it is not where we put it."""
         found = {path for base in {self.cpu, self.memory} for path in base.glob(pattern)}
         if self._root is not None and (not found or "*" in pattern):
-            found |= set(self._root.rglob(pattern))
+            # Not rglob: groups of others come and go while we look.
+            found |= {
+                Path(place, name)
+                for place, names, _ in os.walk(self._root)
+                for name in fnmatch.filter(names, pattern)
+            }
         return sorted(path for path in found if path.is_dir())
 
     def _wanted(self, name: str, caps: Caps) -> Iterator[tuple[Path, str]]:
