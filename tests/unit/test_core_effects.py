@@ -66,3 +66,8 @@ def test_what_is_not_an_effect_is_refused(data: dict[str, Any]) -> None:
 )
 def test_an_operator_can_read_it(effect: Effect, text: str) -> None:
     assert text in effects.describe(effect)
+
+
+def test_a_timer_of_the_300th_renewal_is_still_ours() -> None:
+    assert all(effects.is_ours(f"chs-0a1b2c3d-{number}") for number in (1, 99, 100, 300))
+    assert not any(map(effects.is_ours, ("chs-lan", "chs-0a1b2c3d-x", "CHAOS-MONKEY", "chs-")))
