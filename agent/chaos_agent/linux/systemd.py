@@ -129,10 +129,14 @@ class Systemd:
         return [str(word) for word in commands[0][1]] if commands else []
 
     def disarm(self, name: str) -> None:
-        """Take a timer away, at work or not. Idempotent."""
-        for suffix in ("timer", "service"):
-            if (TRANSIENT / f"{name}.{suffix}").exists():
-                self.stop(f"{name}.{suffix}")
+        """Take a timer away, at work or not. Idempotent, also when it ends meanwhile."""
+        for unit in (f"{name}.timer", f"{name}.service"):
+            if (TRANSIENT / unit).exists():
+                try:
+                    self.stop(unit)
+                except Unsupported:  # not loaded any more, if it is not there any more
+                    if (TRANSIENT / unit).exists():
+                        raise
         self._wait(lambda: name not in self.armed(), f"{name}.timer does not go away")
 
     # ── the bus ───────────────────────────────────────────────────────────────────────────
