@@ -68,7 +68,7 @@ class VM:
         child.returncode = 0  # the lab outlives this command; Process looks after it from here on
 
     def wait_ready(self, *, timeout: float = 90.0) -> str:
-        """Wait until systemd has booted it since the last start or reboot; return the boot id.
+        """Wait until systemd has booted it since the last start; return the boot id.
 
         ``timeout`` in seconds. LabError with the console's last lines if it
         does not come up in time or its kernel ends.
@@ -87,9 +87,13 @@ class VM:
                 raise self._failure(f"not up after {timeout:g} s")
             time.sleep(0.1)
 
-    def expect_reboot(self) -> None:
-        """Let the next ``wait_ready`` wait for a boot that is yet to come."""
-        self._seen = self.console.stat().st_size
+    def wait_off(self, *, timeout: float = 60.0) -> None:
+        """Wait until it has switched itself off. LabError after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        while self.running:
+            if time.monotonic() > deadline:
+                raise self._failure(f"still on after {timeout:g} s")
+            time.sleep(0.05)
 
     def power_cut(self) -> None:
         """End it at once, as if its plug were pulled: no shutdown, no sync. Idempotent."""

@@ -59,7 +59,9 @@ class Tracer:
         self._seen[name] += 1
         nth = self._seen[name]
         if self._orders.get("record"):
-            step = {"name": name, "nth": nth, "stage": self.stage, "holder": _has_child()}
+            dying = self.stage == "end" and self.changing
+            holder = _has_child() and not dying
+            step = {"name": name, "nth": nth, "stage": self.stage, "holder": holder}
             self._warden.send(json.dumps(step).encode())
         elif (name, nth) == (self._orders.get("name"), self._orders.get("nth")):
             self._warden.send(b"{}")
