@@ -18,6 +18,7 @@ def test_whatever_dies_and_when_the_fault_is_gone_and_leaves_nothing(system: Dri
         print(result.line, result.why)
 
     report = campaign.run(system.fleet, seed=2, drawn=20, say=print, tell=tell)
+    system.set_profile("staging", *system.fleet.nodes)
     assert report.passed, report.as_markdown()
     assert len({result.case.hit for result in report.results}) == 20
     assert {result.case.kind for result in report.results} == set(KINDS)
