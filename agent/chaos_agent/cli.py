@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import sys
@@ -108,10 +109,11 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     from chaos_agent.privilege import need_root
 
     need_root()
-    found = examine_host(Host())
+    found = {"identity": _identity(), **examine_host(Host())}
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
+    typer.echo(f"identity  {found['identity']}")
     typer.echo(f"firewall  {found['firewall']}\n")
     for kind, offer in found["kinds"].items():
         typer.echo(f"{'yes' if offer['ok'] else 'NO ':4}{kind:20} {offer['why']}".rstrip())
@@ -119,6 +121,17 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     for ability in found["abilities"]:
         mark = "yes" if ability["ok"] else "NO"
         typer.echo(f"{mark:4}{ability['name']:20} {ability['why']}".rstrip())
+
+
+def _identity() -> str:
+    """Who this node is to the controller and until when, or why it is nobody."""
+    from chaos_proto.credentials import Credentials
+
+    try:
+        leaf = Credentials.read(configuration.PKI).check()
+    except ChaosError as error:
+        return f"NONE THAT CAN BE USED: {error}"
+    return f"{leaf.identity}, until {leaf.expires:%Y-%m-%d %H:%M} UTC"
 
 
 @app.command()
@@ -242,15 +255,20 @@ def enrol(
     directory: Annotated[Path, typer.Option("--dir", help="Where the identity goes.")] = (
         configuration.PKI
     ),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="In the place of the identity that is there.")
+    ] = False,
 ) -> None:
-    """Trade a token for this node's certificate."""
-    import grp
+    """Trade a token for this node's certificate. The link renews it from then on."""
+    import os
+    import pwd
 
     from chaos_proto.enrol import enrol as trade
 
-    try:
-        gid = grp.getgrnam(configuration.LINK_USER).gr_gid
-    except KeyError:
-        gid = -1
-    identity = trade(address, token, ca_hash, directory, gid=gid)
-    typer.echo(f"enrolled as {identity}; keys in {directory}")
+    uid = gid = -1
+    if os.geteuid() == 0:
+        with contextlib.suppress(KeyError):
+            link = pwd.getpwnam(configuration.LINK_USER)
+            uid, gid = link.pw_uid, link.pw_gid
+    identity = trade(address, token, ca_hash, directory, replace=replace, uid=uid, gid=gid)
+    typer.echo(f"enrolled as {identity}; the identity is in {directory}")

@@ -27,7 +27,7 @@ from chaos_core.units import Duration, Percent
 DEFAULT_PATH = Path("/etc/chaos/agent.toml")
 STATE = Path("/var/lib/chaos-agent")
 RUNTIME = Path("/run/chaos")
-PKI = Path("/etc/chaos/agent")
+PKI = Path("/var/lib/chaos-link")  # the link renews what is there
 LINK_USER = "chaos"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
 

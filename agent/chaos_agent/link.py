@@ -3,7 +3,8 @@
 It relays: heartbeats up, grants and commands down. It holds no state and no
 power; when it dies, hangs or lies, the worst it does is fail to renew a lease.
 One session is one connection to the keeper and one stream to the controller;
-when either breaks, both are dropped and dialled again.
+when either breaks, both are dropped and dialled again. Beside it the link's own
+certificate is renewed; the next session uses the new one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import grpc
 from pydantic import ValidationError
 
 from chaos_agent.config import AgentConfig
-from chaos_core.errors import ChaosError, InvalidInput
+from chaos_agent.renewal import Renewal
+from chaos_core.errors import ChaosError, InvalidInput, NotPermitted, Revoked
 from chaos_core.log import Log
 from chaos_core.messages import (
     MAX_FROM_KEEPER,
@@ -34,13 +36,14 @@ from chaos_core.messages import (
     from_keeper,
 )
 from chaos_core.text import printable
-from chaos_proto.channel import MAX_TO_AGENT, dial
+from chaos_proto.channel import MAX_TO_AGENT, dial, raise_from
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
 _RETRY_S = 0.5
+_REFUSED_S = 10.0  # our certificate is not taken: that does not change within seconds
 _SILENCE_S = 4.0  # a controller answers each heartbeat; longer is a dead stream
-_CONNECT_S = 3.0
+_GREETED_S = 1.0  # a controller that has taken our hello says so
 _QUEUE = 64
 _Stream = grpc.aio.StreamStreamCall[pb.FromAgent, pb.ToAgent]
 
@@ -53,22 +56,29 @@ class Link:
         self.log = log
 
     async def run(self) -> None:
-        """Dial, relay, and dial again half a second after whatever went wrong."""
+        """Sessions, and beside them the renewal of the certificate that they use."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(Renewal(self.config, self.log).run())
+            both.create_task(self._sessions())
+
+    async def _sessions(self) -> None:
+        """Dial, relay, and dial again soon after whatever went wrong."""
         last = ""
         while True:
+            wait = _RETRY_S
             try:
                 await self._session()
                 problem = "closed"
-            except grpc.aio.AioRpcError as error:
-                problem = f"controller: {error.details() or error.code().name}"
             except ChaosError as error:
                 problem = str(error)
+                if isinstance(error, NotPermitted | Revoked):
+                    wait = _REFUSED_S
             except (OSError, TimeoutError, asyncio.QueueFull) as error:
                 problem = str(error) or type(error).__name__
             if problem != last:
                 self.log.warning("no session", why=problem, controller=self.config.controller)
             last = problem
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(wait)
 
     async def _session(self) -> None:
         keeper = await KeeperSocket.connect(self.config.socket)
@@ -77,8 +87,10 @@ class Link:
             if not isinstance(hello, Hello):
                 raise InvalidInput("the keeper's first message is not a hello")
             async with dial(self.config.controller, self.config.pki, most=MAX_TO_AGENT) as channel:
-                await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
-                await self._relay(keeper, hello, channel)
+                try:
+                    await self._relay(keeper, hello, channel)
+                except grpc.aio.AioRpcError as error:
+                    raise_from(error, address=self.config.controller, pki_dir=self.config.pki)
         finally:
             keeper.close()
 
@@ -87,7 +99,6 @@ class Link:
         stream = rpc.AgentLinkStub(channel).Session()
         queue: asyncio.Queue[pb.FromAgent] = asyncio.Queue(_QUEUE)
         queue.put_nowait(pb.FromAgent(hello=_hello(hello)))
-        self.log.info("session", controller=self.config.controller)
         tasks = [
             asyncio.create_task(self._read_keeper(keeper, queue)),
             asyncio.create_task(self._write(queue, stream)),
@@ -111,18 +122,26 @@ class Link:
 
     async def _write(self, queue: asyncio.Queue[pb.FromAgent], stream: _Stream) -> None:
         """The one writer: grpc.aio allows a single write at a time."""
+        await stream.write(await queue.get())  # the hello
+        # grpc.aio forgets why a call was refused if it fails to write to it at that moment.
+        await asyncio.wait([asyncio.ensure_future(stream.initial_metadata())], timeout=_GREETED_S)
         while True:
             message = await queue.get()
             try:
                 await stream.write(message)
-            except asyncio.InvalidStateError:
+            except asyncio.InvalidStateError:  # it has ended: whoever reads is told why
+                await asyncio.sleep(_SILENCE_S)
                 raise ConnectionError("the controller ended the stream") from None
 
     async def _read_controller(self, stream: _Stream, keeper: KeeperSocket) -> None:
+        greeted = False
         while True:
             answer = await asyncio.wait_for(stream.read(), _SILENCE_S)
             if not isinstance(answer, pb.ToAgent):
                 return  # end of stream
+            if not greeted:
+                self.log.info("session", controller=self.config.controller)
+                greeted = True
             try:
                 message = _to_keeper(answer)
             except ValidationError as error:

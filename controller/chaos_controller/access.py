@@ -1,7 +1,8 @@
 """Who may call what: decided once, before any method runs, and denied unless listed.
 
 The caller is whom the client certificate names; TLS has already checked that our
-CA signed it. Errors of ours become gRPC statuses here, and refusals are audited.
+CA signed it, certificates.py says whether it still holds. Errors of ours become gRPC
+statuses here, and refusals are audited.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from chaos_controller import clock
+from chaos_controller.certificates import Certificates
 from chaos_controller.limits import (
     CALL_BURST,
     CALLS_AT_ONCE,
@@ -54,7 +56,11 @@ ROLES: Final = {
     "/chaos.v1.Operator/GetRun": _VIEWER,
     "/chaos.v1.Operator/CreateToken": _OPERATOR,
     "/chaos.v1.Operator/ReleaseNode": _OPERATOR,
+    "/chaos.v1.Operator/ForgetNode": _OPERATOR,
     "/chaos.v1.Operator/ListAudit": _VIEWER,
+    "/chaos.v1.Operator/ListCertificates": _VIEWER,
+    "/chaos.v1.Operator/Revoke": _OPERATOR,
+    "/chaos.v1.Renewal/Renew": _AGENT | _VIEWER,
 }
 # Never kept waiting, whatever else its caller does; api.py bounds it once an abort is in force.
 _ALWAYS: Final = "/chaos.v1.Operator/Abort"
@@ -62,17 +68,26 @@ _ALWAYS: Final = "/chaos.v1.Operator/Abort"
 
 def caller(context: Context) -> Identity:
     """Whom the client's certificate names. Raises NotPermitted when it names nobody of ours."""
+    return certificate(context).identity
+
+
+def certificate(context: Context) -> pki.Leaf:
+    """The client's certificate. Raises NotPermitted when it names nobody of ours."""
     pems = context.auth_context().get("x509_pem_cert") or ()
     try:
-        return pki.identity_of(bytes(next(iter(pems), b"")))
+        return pki.leaf_of(bytes(next(iter(pems), b"")))
     except ChaosError as error:
         raise NotPermitted(error.what, hint="enrol again: chaosctl pki enrol") from None
 
 
 class Gate(aio.ServerInterceptor):
-    """Checks the role, then runs the method and translates its errors."""
+    """Checks certificate and role, then runs the method and translates its errors.
 
-    def __init__(self, store: Store, log: Log) -> None:
+    A call whose certificate ceases to hold is ended.
+    """
+
+    def __init__(self, certificates: Certificates, store: Store, log: Log) -> None:
+        self._certificates = certificates
         self._store = store
         self._log = log
         self._refusals = Buckets(REFUSALS_PER_S, REFUSAL_BURST)
@@ -96,12 +111,13 @@ class Gate(aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             actor = "nobody"
             try:
-                who = caller(context)
-                actor = str(who)
+                leaf = certificate(context)
+                who, actor = leaf.identity, str(leaf.identity)
                 if who.role not in ROLES.get(method, frozenset()):
                     raise NotPermitted(f"{who} may not call {method.rpartition('/')[2]}")
-                with self._bounded(actor, method, request):
-                    return await run(request, context)
+                async with self._certificates.used(leaf):
+                    with self._bounded(actor, method, request):
+                        return await run(request, context)
             except ChaosError as error:
                 await self._refused(actor, method, request, error)
                 await abort_with(context, error)

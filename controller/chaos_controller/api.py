@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 
 from chaos_controller import clock
 from chaos_controller.aborts import Aborts
-from chaos_controller.access import Context, caller
+from chaos_controller.access import Context, caller, certificate
+from chaos_controller.certificates import Certificates
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.limits import (
@@ -27,10 +28,11 @@ from chaos_controller.limits import (
     Buckets,
 )
 from chaos_controller.runs import Runs
-from chaos_controller.store import LatchRow, Store
+from chaos_controller.store import LatchRow, Revocation, Store
 from chaos_core.errors import InvalidInput, NodeUnreachable, Refused
 from chaos_core.faults import nearest
 from chaos_core.text import printable
+from chaos_proto import pki
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
@@ -51,6 +53,7 @@ class Operator(rpc.OperatorServicer):
         fleet: Fleet,
         runs: Runs,
         aborts: Aborts,
+        certificates: Certificates,
         store: Store,
         ca_hash: str,
     ) -> None:
@@ -58,6 +61,7 @@ class Operator(rpc.OperatorServicer):
         self._fleet = fleet
         self._runs = runs
         self._aborts = aborts
+        self._certificates = certificates
         self._store = store
         self._ca_hash = ca_hash
         self._aborts_of = Buckets(ABORTS_PER_S, ABORT_BURST)
@@ -68,13 +72,22 @@ class Operator(rpc.OperatorServicer):
         now = clock.now()
         rows = await self._store.nodes()
         return pb.ListNodesResponse(
-            nodes=[
-                _node(name, rows[name], self._fleet.sessions.get(name), now)
-                for name in sorted(rows)
-            ],
+            nodes=[self._node(name, rows[name], now) for name in sorted(rows)],
             latch=_latch(self._authority.latch),
             epoch=self._authority.epoch,
+            renew_before=_renew_before(certificate(context)),
         )
+
+    def _node(self, name: str, row: Mapping[str, Any], now: int) -> pb.Node:
+        node = _node(name, row, self._fleet.sessions.get(name), now)
+        whose = Identity("agent", name)
+        leaf = self._certificates.newest(whose)
+        if leaf is not None:
+            node.certificate_expires = clock.rfc3339(leaf.expires)
+            node.certificate_old = leaf.left(clock.utc()) < pki.RENEW_LEFT
+        elif self._certificates.knows(whose):
+            node.certificate_old = True
+        return node
 
     async def Inject(self, request: pb.InjectRequest, context: Context) -> None:  # type: ignore[override]
         timeline = await _to_the_end(self._runs.inject(caller(context), request))
@@ -155,11 +168,8 @@ class Operator(rpc.OperatorServicer):
             raise InvalidInput("a release needs a reason", hint="--reason TEXT")
         session = self._fleet.sessions.get(request.node)
         if session is None:
-            known = dict.fromkeys(sorted(await self._store.nodes()))
-            if request.node in known:
-                raise NodeUnreachable("not connected", where=request.node)
-            hint = nearest(request.node, known) if known else "no agent has ever connected"
-            raise InvalidInput(f"unknown node {request.node!r}", hint=hint)
+            await self._known_node(request.node)
+            raise NodeUnreachable("not connected", where=request.node)
         was = session.quarantine
         asked_at = clock.now()
         epoch = self._authority.epoch
@@ -184,12 +194,66 @@ class Operator(rpc.OperatorServicer):
             )
         return pb.ReleaseNodeResponse(was=was)
 
+    async def ForgetNode(
+        self, request: pb.ForgetNodeRequest, context: Context
+    ) -> pb.ForgetNodeResponse:
+        node, reason = request.node, request.reason.strip()
+        if not reason:
+            raise InvalidInput("forgetting a node needs a reason", hint="--reason TEXT")
+        row = await self._known_node(node)
+        if node in self._fleet.sessions:
+            raise Refused(
+                "connected: only a node that is gone can be forgotten",
+                where=node,
+                hint="on the node: systemctl disable --now chaos-link chaos-agent",
+            )
+        if node in self._runs.carrying() or clock.now() < self._runs.lapsed_at(node):
+            raise Refused(
+                "may still carry a fault", where=node, hint="its lease is over in a few seconds"
+            )
+        whose = Identity("agent", node)
+        await _to_the_end(
+            self._certificates.revoke(certificate(context), whose, reason[:MAX_REASON], forget=True)
+        )
+        return pb.ForgetNodeResponse(seen=row["seen"])
+
+    async def ListCertificates(
+        self, request: pb.ListCertificatesRequest, context: Context
+    ) -> pb.ListCertificatesResponse:
+        listed = (_certificate(leaf, found) for leaf, found in self._certificates.listed())
+        return pb.ListCertificatesResponse(certificates=listed)
+
+    async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:
+        reason = request.reason.strip()
+        if not reason:
+            raise InvalidInput("a revocation needs a reason", hint="--reason TEXT")
+        nodes = {Identity("agent", name) for name in await self._store.nodes()}
+        subject = self._certificates.resolve(request.subject, nodes)
+        found, ended = await _to_the_end(
+            self._certificates.revoke(certificate(context), subject, reason[:MAX_REASON])
+        )
+        return pb.RevokeResponse(
+            subject=str(subject),
+            certificates=[
+                _certificate(leaf, self._certificates.revocation(leaf)) for leaf in found
+            ],
+            ended=ended,
+        )
+
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> None:  # type: ignore[override]
         last = 0
         while page := await self._store.audit_entries(after=last, limit=AUDIT_PAGE):
             for entry in page:
                 await context.write(pb.AuditEntry(**entry))
             last = page[-1]["number"]
+
+    async def _known_node(self, node: str) -> Mapping[str, Any]:
+        rows = await self._store.nodes()
+        if node not in rows:
+            known = dict.fromkeys(sorted(rows))
+            hint = nearest(node, known) if known else "no agent has ever connected"
+            raise InvalidInput(f"unknown node {node!r}", hint=hint)
+        return rows[node]
 
     async def _known_run(self, run: str) -> Mapping[str, Any]:
         row = await self._store.run(run)
@@ -228,6 +292,23 @@ def _node(name: str, row: Mapping[str, Any], session: NodeSession | None, now: i
         if session.heard_at:
             node.heartbeat_age_s = (now - session.heard_at) / 1_000_000
     return node
+
+
+def _renew_before(leaf: pki.Leaf) -> str:
+    return clock.rfc3339(leaf.expires) if leaf.left(clock.utc()) < pki.RENEW_LEFT else ""
+
+
+def _certificate(leaf: pki.Leaf, revocation: Revocation | None) -> pb.Certificate:
+    shown = pb.Certificate(
+        identity=str(leaf.identity),
+        serial=leaf.serial,
+        issued=clock.rfc3339(leaf.issued),
+        expires=clock.rfc3339(leaf.expires),
+    )
+    if revocation is not None:
+        shown.revoked = clock.rfc3339(revocation.at)
+        shown.revoked_by, shown.reason = revocation.actor, revocation.reason
+    return shown
 
 
 def _latch(latch: LatchRow | None) -> pb.Latch:

@@ -16,15 +16,18 @@ from chaos_core.units import Duration
 from chaos_proto import address as addresses
 
 PATH: Final = Path("/etc/chaos/controller.toml")
+_LIFE: Final = Duration.parse("2160h")  # 90 days
+_LIVES: Final = (Duration.parse("2s"), Duration.parse("8784h"))
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
     """How this controller is set up. ``ttl`` is the longest a lease lasts unrenewed.
 
+    ``certificate_life`` is how long the certificates are valid that it issues.
     ``port`` is for agents and operators (mutual TLS), ``enrolment_port`` for those
-    who have no certificate yet; 0 takes any free one. ``pki`` holds ca.pem, ca.key,
-    controller.pem and controller.key.
+    who have no certificate yet; 0 takes any free one. ``pki`` holds ca.pem, ca.key
+    and controller.names.
     """
 
     listen: str = "::"
@@ -33,6 +36,7 @@ class Config:
     pki: Path = Path("/etc/chaos/pki")
     database: str = "sqlite+aiosqlite:////var/lib/chaos/controller.db"
     ttl: Duration = TTL
+    certificate_life: Duration = _LIFE
 
 
 def load(path: Path | None = None) -> Config:
@@ -88,6 +92,11 @@ def _field(key: str, value: object) -> object:
         ttl = Duration.parse(value)
         check_timing(ttl)
         return ttl
+    if key == "certificate_life":
+        life, (least, most) = Duration.parse(value), _LIVES
+        if not least <= life <= most:
+            raise InvalidInput(f"{value} is not between {least} and {most}")
+        return life
     if key == "listen":
         try:
             return str(ipaddress.ip_address(value))

@@ -1,6 +1,6 @@
-"""Enrolment: a token for a certificate, once.
+"""Enrolment, a token for a certificate, once; and renewal, a certificate for the next.
 
-On a port of its own, since those who call have no certificate yet. The token says
+Enrolment is on a port of its own, since those who call have no certificate yet. The token says
 who they are; what their request claims is ignored. A token is used up in the same
 transaction that issues the certificate.
 """
@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 
 from chaos_controller import clock
-from chaos_controller.access import Context
+from chaos_controller.access import Context, certificate
+from chaos_controller.certificates import Certificates
 from chaos_controller.limits import (
     ENROLMENT_BURST,
     ENROLMENT_BURST_OF_ONE,
@@ -23,22 +24,41 @@ from chaos_controller.limits import (
     Buckets,
 )
 from chaos_controller.session import host_of
-from chaos_controller.store import Store
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 from chaos_core.log import Log
 from chaos_proto import pki
 from chaos_proto.channel import abort_with
-from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
+
+
+class Renewal(rpc.RenewalServicer):
+    """Signs requests of those who hold a certificate, for nobody else than themselves."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        self._certificates = certificates
+
+    async def Renew(self, request: pb.RenewRequest, context: Context) -> pb.RenewResponse:  # noqa: N802
+        csr = await _checked(request.csr_pem)
+        pem = await self._certificates.renew(certificate(context), csr)
+        return pb.RenewResponse(certificate_pem=pem.decode("ascii"))
+
+
+async def _checked(csr_pem: str) -> bytes:
+    """A request that can be signed. Raises InvalidInput."""
+    if len(csr_pem) > MAX_CSR:
+        raise InvalidInput("the certificate request is too long")
+    csr = csr_pem.encode()
+    await asyncio.to_thread(pki.check_request, csr)
+    return csr
 
 
 class Enrolment(rpc.EnrolmentServicer):
     """Signs requests of those who hold a token."""
 
-    def __init__(self, ca: pki.CA, store: Store, log: Log) -> None:
+    def __init__(self, ca: pki.CA, certificates: Certificates, log: Log) -> None:
         self._ca = ca
-        self._store = store
+        self._certificates = certificates
         self._log = log
         self._of_one = Buckets(ENROLMENTS_PER_S_OF_ONE, ENROLMENT_BURST_OF_ONE)
         self._of_all = Bucket(ENROLMENTS_PER_S, ENROLMENT_BURST)
@@ -56,20 +76,11 @@ class Enrolment(rpc.EnrolmentServicer):
         # One that asks too often must not use up what all have together.
         if not self._of_one.take(host_of(peer), now) or not self._of_all.take(now):
             raise Refused("too many enrolments at once", hint="try again in a few seconds")
-        if len(request.csr_pem) > MAX_CSR or len(request.token) > MAX_TOKEN:
-            raise InvalidInput("the token or the certificate request is too long")
-        # A broken request must not cost the token.
-        csr = request.csr_pem.encode()
-        await asyncio.to_thread(pki.check_request, csr)
-        issued: list[Identity] = []
-
-        def issue(text: str) -> bytes:
-            issued.append(Identity.parse(text))
-            return self._ca.sign_request(csr, issued[0])
-
+        if len(request.token) > MAX_TOKEN:
+            raise InvalidInput("the token is too long")
+        csr = await _checked(request.csr_pem)  # a broken one must not cost the token
         digest = hashlib.sha256(request.token.encode()).hexdigest()
-        certificate = await self._store.spend_token(digest, issue, peer)
-        (identity,) = issued
+        identity, certificate = await self._certificates.enrol(digest, csr, peer)
         self._log.info("enrolled", identity=identity, peer=peer)
         return pb.EnrolResponse(
             certificate_pem=certificate.decode("ascii"),

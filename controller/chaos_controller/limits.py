@@ -43,6 +43,11 @@ AUDIT_PAGE: Final = 500  # entries read at once
 MAX_TOKEN_TTL_S: Final = 30 * 86_400
 RELEASE_US: Final = 3_000_000  # for a node to look at itself and say so
 
+# ── whoever has a certificate ───────────────────────────────────────────────────────────
+
+RENEWALS_PER_S: Final = 1.0  # of one identity
+RENEWAL_BURST: Final = 10.0
+
 # ── what strangers can reach ────────────────────────────────────────────────────────────
 
 MAX_CSR: Final = 8 * 1024

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import datetime as dt
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,26 +14,26 @@ from chaos_controller import clock
 from chaos_controller.aborts import Aborts
 from chaos_controller.access import Gate
 from chaos_controller.api import Operator
+from chaos_controller.certificates import Certificates
 from chaos_controller.config import Config
-from chaos_controller.enrolment import Enrolment
+from chaos_controller.enrolment import Enrolment, Renewal
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
 from chaos_controller.parsing import Parsing
 from chaos_controller.runs import Runs
+from chaos_controller.serving import ServerCertificate
 from chaos_controller.session import AgentLink
 from chaos_controller.store import Store
 from chaos_core.errors import InvalidInput
 from chaos_core.lease import ABORT_BOUND
 from chaos_core.log import Log
-from chaos_proto import address, files, pki
+from chaos_proto import address, pki
 from chaos_proto.channel import ENROLMENT_OPTIONS, SERVER_OPTIONS
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
 # Long enough for reverts to be written; those who watch must not delay a restart.
 _GRACE_S: Final = 0.2
 _FLUSH_S: Final = 1.0
-# For the main port, and for enrolment.
-_Credentials = tuple[grpc.ServerCredentials, grpc.ServerCredentials]
 
 
 class Controller:
@@ -43,6 +43,7 @@ class Controller:
     """
 
     def __init__(self, config: Config, ca: pki.CA, store: Store, authority: Authority, log: Log):
+        names = pki.read_names(config.pki)
         self.config = config
         self.log = log
         self.store = store
@@ -51,8 +52,11 @@ class Controller:
         self.runs = Runs(authority, self.fleet, store, log)
         self.port = 0
         self.enrolment_port = 0
+        self.certificate = ServerCertificate(ca, names, log)
+        self.certificates = Certificates(ca, store, log, self.runs.recorder.later)
         self._ca = ca
-        self._main = aio.server(interceptors=(Parsing(), Gate(store, log)), options=SERVER_OPTIONS)
+        gate = Gate(self.certificates, store, log)
+        self._main = aio.server(interceptors=(Parsing(), gate), options=SERVER_OPTIONS)
         self._enrolment = aio.server(interceptors=(Parsing(),), options=ENROLMENT_OPTIONS)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,11 +67,13 @@ class Controller:
         The ports come before the epoch: a second controller started by mistake must
         neither fence the first nor close its runs.
         """
-        ca, credentials = _credentials(config.pki)
+        life = dt.timedelta(microseconds=int(config.certificate_life))
+        ca = pki.CA.load(config.pki, life)
         store = await Store.open(config.database)
         try:
             controller = cls(config, ca, store, Authority(0, int(config.ttl)), log)
-            controller._listen(credentials)
+            controller._listen()
+            await controller.certificates.load()
             await controller._inherit(epoch_at_least)
             await controller._serve()
         except BaseException:
@@ -100,13 +106,11 @@ class Controller:
     ) -> None:
         await self.stop()
 
-    def _listen(self, credentials: _Credentials) -> None:
-        mutual, open_to_all = credentials
-        host = self.config.listen
-        self.port = _listen(self._main, host, self.config.port, mutual)
-        self.enrolment_port = _listen(
-            self._enrolment, host, self.config.enrolment_port, open_to_all
-        )
+    def _listen(self) -> None:
+        host, config = self.config.listen, self.config
+        mutual, open_to_all = (self.certificate.credentials(mutual=m) for m in (True, False))
+        self.port = _listen(self._main, host, config.port, mutual)
+        self.enrolment_port = _listen(self._enrolment, host, config.enrolment_port, open_to_all)
 
     async def _inherit(self, epoch_at_least: int) -> None:
         """Begin a new epoch, close what a former controller left open, wait out its leases.
@@ -132,11 +136,16 @@ class Controller:
         )  # fmt: skip
         aborts = Aborts(authority, fleet, runs, store, log)
         agents = AgentLink(authority, fleet, runs, store, log)
-        operators = Operator(authority, fleet, runs, aborts, store, self._ca.hash)
+        operators = Operator(
+            authority, fleet, runs, aborts, self.certificates, store, self._ca.hash
+        )
+        enrolment = Enrolment(self._ca, self.certificates, log)
         rpc.add_AgentLinkServicer_to_server(agents, self._main)
         rpc.add_OperatorServicer_to_server(operators, self._main)
-        rpc.add_EnrolmentServicer_to_server(Enrolment(self._ca, store, log), self._enrolment)
-        self._tasks = [asyncio.create_task(runs.tick()), asyncio.create_task(runs.recorder.run())]
+        rpc.add_RenewalServicer_to_server(Renewal(self.certificates), self._main)
+        rpc.add_EnrolmentServicer_to_server(enrolment, self._enrolment)
+        resident = (runs.tick(), runs.recorder.run(), self.certificates.tick())
+        self._tasks = [asyncio.create_task(work) for work in resident]
         await self._main.start()
         await self._enrolment.start()
         log.info(
@@ -146,20 +155,6 @@ class Controller:
             enrolment_port=self.enrolment_port,
             ca=self._ca.hash,
         )
-
-
-def _credentials(directory: Path) -> tuple[pki.CA, _Credentials]:
-    """The CA, and what to serve with: mutual TLS, and TLS for those without a certificate."""
-    ca = pki.CA.load(directory)
-    path = directory / pki.CONTROLLER_CERT
-    certificate = pki.load_certificate(path)
-    pki.check_validity(path, certificate)
-    key = files.read(directory / pki.CONTROLLER_KEY)
-    chain = files.read(path) + ca.pem
-    return ca, (
-        grpc.ssl_server_credentials([(key, chain)], ca.pem, require_client_auth=True),
-        grpc.ssl_server_credentials([(key, chain)]),
-    )
 
 
 def _listen(server: aio.Server, host: str, port: int, credentials: grpc.ServerCredentials) -> int:

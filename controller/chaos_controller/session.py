@@ -44,6 +44,7 @@ class AgentLink(rpc.AgentLinkServicer):
         self, request_iterator: AsyncIterator[pb.FromAgent], context: Context
     ) -> None:
         session = await self._greet(request_iterator, context)
+        await context.send_initial_metadata(())  # the agent waits for it before it goes on
         log = self._log.bind(node=session.node)
         self._fleet.join(session)
         log.info("connected", address=session.address, state=session.state)

@@ -66,6 +66,10 @@ class Feed:
             self._queues.discard(queue)
 
 
+# Hands a write over to a Recorder.
+Later = Callable[[Callable[[], Awaitable[None]]], None]
+
+
 class Recorder:
     """Writes to the store in order, behind the back of what must not wait for a disk."""
 

@@ -8,6 +8,7 @@
     │   ├── EnvelopeExceeded     3   a ceiling, a profile or a sum of ceilings
     │   ├── Latched              3   an abort is in force until `chaosctl resume`
     │   ├── NotPermitted         3   the certificate's role does not allow it
+    │   ├── Revoked              3   the certificate was revoked: by whom, when, why
     │   └── Fenced               3   a command of a lower controller epoch
     ├── Unsupported              3   this host cannot do it, and why
     ├── NotInForce               1   applied, but not there when read back
@@ -85,6 +86,12 @@ class NotPermitted(Refused):
     """The certificate's role does not allow this call."""
 
     code = "role"
+
+
+class Revoked(Refused):
+    """The certificate was revoked; its holder may enrol again if somebody vouches for it."""
+
+    code = "revoked"
 
 
 class Fenced(Refused):

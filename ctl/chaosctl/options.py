@@ -44,10 +44,11 @@ PkiOption = Annotated[
         "--pki",
         envvar="CHAOSCTL_PKI",
         metavar="DIR",
-        help="This operator's ca.pem, cert.pem and key.pem.",
+        help="Where this operator's identity.pem is.",
         show_default=False,
     ),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from chaos_core.errors import ChaosError
+from chaos_core.errors import ChaosError, InvalidInput, Refused
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,6 +119,14 @@ def error(problem: ChaosError, *, as_json: bool) -> None:
         return
     red = sys.stderr.isatty() and not no_color()
     typer.echo(f"{typer.style('error', fg='red') if red else 'error'}: {_lines(problem)}", err=True)
+
+
+def confirm(question: str, nobody: str = "there is nobody to ask") -> None:
+    """Ask on a terminal. Raises InvalidInput without one, Refused when the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidInput(nobody, hint="add --yes")
+    if not typer.confirm(question, err=True):
+        raise Refused("not confirmed; nothing was done")
 
 
 def no_color() -> bool:

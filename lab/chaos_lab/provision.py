@@ -18,6 +18,7 @@ from pathlib import Path
 from chaos_core.errors import LabError
 from chaos_lab.fleet import Fleet
 from chaos_lab.layout import CONTROLLER
+from chaos_proto import files
 
 MAIN_PORT, ENROLMENT_PORT = 7400, 7401
 KEEPER_UNIT, LINK_UNIT = "chaos-agent.service", "chaos-link.service"
@@ -43,10 +44,8 @@ def set_up_controller(fleet: Fleet) -> None:
     fleet.exec(CONTROLLER, ["systemctl", "enable", "--now", CONTROLLER_UNIT], timeout=60)
     home = operator_pki(fleet)
     home.mkdir(parents=True, exist_ok=True)
-    for name in ("ca.pem", "cert.pem", "key.pem"):
-        path = home / name
-        path.write_bytes(fleet.get(CONTROLLER, f"/etc/chaos/pki/operator/admin/{name}"))
-        path.chmod(0o600)
+    identity = fleet.get(CONTROLLER, "/etc/chaos/pki/operator/admin/identity.pem")
+    files.write(home / "identity.pem", identity, files.PRIVATE)
 
 
 def set_up_node(fleet: Fleet, node: str, profile: str) -> None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
-# A node whose clock is a little behind must accept a certificate that was made just now.
-CLOCK_SKEW: Final = dt.timedelta(minutes=5)
+# A machine whose clock is behind must accept a certificate that was made just now, and one
+# whose clock is set back by an hour must still be able to dial.
+CLOCK_SKEW: Final = dt.timedelta(hours=2)
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\Z")
 
 

@@ -18,7 +18,7 @@ from chaos_core import errors
 from chaos_core.errors import ChaosError, ControllerUnreachable, InvalidInput, NotPermitted
 from chaos_core.text import printable
 from chaos_proto import address as addresses
-from chaos_proto import files, pki
+from chaos_proto.credentials import Credentials
 
 if TYPE_CHECKING:
     from grpc import aio
@@ -86,6 +86,7 @@ _HINT = "chaos-error-hint-bin"
 _STATUS: Final = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
     "role": grpc.StatusCode.PERMISSION_DENIED,
+    "revoked": grpc.StatusCode.PERMISSION_DENIED,
 }
 
 
@@ -95,7 +96,7 @@ def client_options(most: int) -> Sequence[tuple[str, Any]]:
 
 
 def dial(address: str, pki_dir: Path, *, most: int = MAX_TO_OPERATOR) -> aio.Channel:
-    """A channel to the controller as the identity in ``pki_dir`` (ca.pem, cert.pem, key.pem).
+    """A channel to the controller as the identity in ``pki_dir``, as it is there now.
 
     Must be called in a running event loop. ``address`` without a port means 7400, ``most``
     is the largest message that is taken.
@@ -114,30 +115,8 @@ def dial_sync(address: str, pki_dir: Path) -> grpc.Channel:
 
 
 def diagnose(pki_dir: Path) -> None:
-    """Raise InvalidInput when the identity on this machine is the reason why nobody answers.
-
-    Looks at the certificates: expired, not ours, or a key of another one.
-    """
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import serialization
-
-    directory = Path(pki_dir)
-    ca = pki.load_certificate(directory / pki.CA_CERT)
-    path, key_path = directory / pki.CERT, directory / pki.KEY
-    certificate: x509.Certificate = pki.load_certificate(path)
-    pki.check_validity(directory / pki.CA_CERT, ca)
-    pki.check_validity(path, certificate)
-    try:
-        certificate.verify_directly_issued_by(ca)
-    except (ValueError, TypeError, InvalidSignature):
-        raise InvalidInput("was not issued by the ca.pem beside it", where=str(path)) from None
-    try:
-        key = serialization.load_pem_private_key(files.read(key_path), password=None)
-    except (ValueError, TypeError):
-        raise InvalidInput("not a private key in PEM", where=str(key_path)) from None
-    if key.public_key() != certificate.public_key():
-        raise InvalidInput(f"does not belong to {path}", where=str(key_path))
+    """Raise InvalidInput when the identity on this machine is the reason why nobody answers."""
+    Credentials.read(pki_dir).check()
 
 
 # ── errors ────────────────────────────────────────────────────────────────────────────────
@@ -190,7 +169,8 @@ def _unreachable(address: str, details: str) -> ChaosError:
             "the controller's certificate is not of our CA, has expired,"
             " or does not carry the name it was dialled by",
             where=address,
-            hint="is this the right controller? `chaosctl pki init` names those it has",
+            hint="is this the right controller? controller.names in its PKI lists what it is"
+            " reached by; is this machine's clock right?",
         )
     return ControllerUnreachable(
         "the controller does not answer",
@@ -201,7 +181,6 @@ def _unreachable(address: str, details: str) -> ChaosError:
 
 def _target(address: str, pki_dir: Path) -> tuple[str, grpc.ChannelCredentials]:
     host, port = addresses.split(address)
-    hint = "enrol this machine first: chaosctl pki enrol"
-    ca, cert, key = (files.read(pki_dir / name, hint) for name in (pki.CA_CERT, pki.CERT, pki.KEY))
-    credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    us = Credentials.read(pki_dir)
+    credentials = grpc.ssl_channel_credentials(us.ca, us.key, us.certificate)
     return addresses.join(host, port), credentials

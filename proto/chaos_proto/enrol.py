@@ -21,44 +21,46 @@ import grpc
 
 from chaos_core.errors import ControllerUnreachable, InvalidInput
 from chaos_proto import address as addresses
-from chaos_proto import channel, files, pki
+from chaos_proto import channel, pki
+from chaos_proto.credentials import Credentials
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2, chaos_pb2_grpc
 
 TIMEOUT_S: Final = 10.0
 
 
-def enrol(address: str, token: str, ca_hash: str, directory: Path, *, gid: int = -1) -> Identity:
-    """Trade ``token`` for a certificate and write ca.pem, cert.pem, key.pem to ``directory``.
+def enrol(
+    address: str,
+    token: str,
+    ca_hash: str,
+    directory: Path,
+    *,
+    replace: bool = False,
+    uid: int = -1,
+    gid: int = -1,
+) -> Identity:
+    """Trade ``token`` for a certificate and write identity.pem to ``directory``.
 
-    ``address`` without a port means 7401. ``gid`` lets that group read the key
-    (0640). Raises InvalidInput (a wrong hash or token, files that exist already,
-    a directory that cannot be written) or ControllerUnreachable.
+    ``address`` without a port means 7401. ``uid`` and ``gid`` will own it. Raises
+    InvalidInput (a wrong hash or token, an identity that is there already and not to
+    be replaced, a directory that cannot be written) or ControllerUnreachable.
     """
     directory = Path(directory)
-    for path in (directory / name for name in (pki.CERT, pki.KEY)):
-        if path.exists():
-            raise InvalidInput("already enrolled here; not overwritten", where=str(path))
+    path = directory / pki.IDENTITY
+    if path.exists() and not replace:
+        raise InvalidInput(
+            "already enrolled here; not overwritten",
+            where=str(path),
+            hint="to enrol again: --replace",
+        )
     host, port = addresses.split(address, addresses.ENROLMENT_PORT)
     ca_pem = _pinned(_served_chain(host, port), ca_hash)
     key, request = pki.new_key_and_csr()
     certificate = _trade(addresses.join(host, port), ca_pem, token, request)
-    identity = _check(certificate, ca_pem, key)
-    mode = files.PRIVATE if gid < 0 else 0o640
-    pki.make_directory(directory, gid)
-    written: list[Path] = []
-    try:
-        for name, data, wanted in (
-            (pki.KEY, key, mode),
-            (pki.CA_CERT, ca_pem, files.PUBLIC),
-            (pki.CERT, certificate, files.PUBLIC),
-        ):
-            files.write(directory / name, data, wanted, gid if wanted == 0o640 else -1)
-            written.append(directory / name)
-    except InvalidInput:
-        for path in written:
-            path.unlink(missing_ok=True)
-        raise
+    made = Credentials(key, certificate, ca_pem, where=f"what {addresses.join(host, port)} sent")
+    identity = made.check().identity
+    pki.make_directory(directory, uid=uid, gid=gid)
+    made.write(directory, uid=uid, gid=gid)
     return identity
 
 
@@ -112,28 +114,11 @@ def _pinned(chain: list[bytes], ca_hash: str) -> bytes:
 
 def _trade(target: str, ca_pem: bytes, token: str, request: bytes) -> bytes:
     """Send the token to the holder of the pinned CA and return the certificate, PEM."""
-    credentials = grpc.ssl_channel_credentials(ca_pem)
-    with grpc.secure_channel(target, credentials, options=channel.CLIENT_OPTIONS) as link:
+    trusting = grpc.ssl_channel_credentials(ca_pem)
+    with grpc.secure_channel(target, trusting, options=channel.CLIENT_OPTIONS) as link:
         stub = chaos_pb2_grpc.EnrolmentStub(link)
         message = chaos_pb2.EnrolRequest(token=token.strip(), csr_pem=request.decode("ascii"))
         try:
             return stub.Enrol(message, timeout=TIMEOUT_S).certificate_pem.encode("ascii")
         except grpc.RpcError as error:
             channel.raise_from(error, address=target)
-
-
-def _check(certificate: bytes, ca_pem: bytes, key: bytes) -> Identity:
-    """Whom the new certificate names. Raises InvalidInput unless it is ours and of our CA."""
-    from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        issued = x509.load_pem_x509_certificate(certificate)
-        issued.verify_directly_issued_by(x509.load_pem_x509_certificate(ca_pem))
-    except (ValueError, TypeError, InvalidSignature):
-        raise InvalidInput("the controller sent a certificate of another CA") from None
-    ours = serialization.load_pem_private_key(key, password=None).public_key()
-    if issued.public_key() != ours:
-        raise InvalidInput("the controller sent a certificate for another key")
-    return pki.identity_of(certificate)

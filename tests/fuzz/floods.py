@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from grpc import aio
 from tests.fuzz.controller_wire import PART_OF_THE_GAME, Stage
 from tests.unit.test_controller.rig import Agent, Rig
 
+from chaos_proto.credentials import Credentials
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
@@ -23,12 +25,16 @@ Flood = Callable[[Rig, int], Awaitable[str]]
 _HUGE = 100 << 20
 
 
+def channel_credentials(home: Path) -> grpc.ChannelCredentials:
+    us = Credentials.read(home)
+    return grpc.ssl_channel_credentials(us.ca, us.key, us.certificate)
+
+
 async def huge_message(rig: Rig, _: int) -> str:
     """One heartbeat of 100 MiB: refused by its length. Returns the status."""
     options = (("grpc.max_send_message_length", -1),)
     home = rig.home("agent/bad")
-    files = (home / name for name in ("ca.pem", "key.pem", "cert.pem"))
-    credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in files))
+    credentials = channel_credentials(home)
     async with aio.secure_channel(rig.address, credentials, options=options) as link:
         stream: Any = link.stream_stream("/chaos.v1.AgentLink/Session")()
         with contextlib.suppress(*PART_OF_THE_GAME):
@@ -138,8 +144,7 @@ async def play(stage: Stage, size: int) -> list[str]:
 def _own_channel(rig: Rig, number: int) -> aio.Channel:
     """A channel whose connection no other channel shares."""
     home = rig.home("viewer/bad")
-    files = (home / name for name in ("ca.pem", "key.pem", "cert.pem"))
-    credentials = grpc.ssl_channel_credentials(*(path.read_bytes() for path in files))
+    credentials = channel_credentials(home)
     return aio.secure_channel(rig.address, credentials, options=(("chaos.number", number),))
 
 

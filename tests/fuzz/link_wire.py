@@ -33,6 +33,7 @@ from chaos_core.errors import InvalidInput
 from chaos_core.messages import MAX_MESSAGE, Hello, to_keeper
 from chaos_proto import pki
 from chaos_proto.channel import SERVER_OPTIONS
+from chaos_proto.credentials import Credentials
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -214,20 +215,16 @@ class _Stage:
         made = pki.init(home / "pki", names=["127.0.0.1"])
         ca = pki.CA.load(made.directory)
         key, request = pki.new_key_and_csr()
-        for name, data in (
-            *((pki.KEY, key), (pki.CA_CERT, ca.pem)),
-            (pki.CERT, ca.sign_request(request, Identity.parse("agent/n1"))),
-        ):
-            (home / name).write_bytes(data)
-        pem = (made.directory / pki.CONTROLLER_CERT).read_bytes()
-        secret = (made.directory / pki.CONTROLLER_KEY).read_bytes()
+        certificate = ca.sign_request(request, Identity.parse("agent/n1"))
+        Credentials(key, certificate, ca.pem).write(home)
+        pair = ca.controller(["127.0.0.1"])
         self._server = aio.server(options=SERVER_OPTIONS)
         session: Any = grpc.stream_stream_rpc_method_handler(self.rogue.session)
         service = grpc.method_handlers_generic_handler("chaos.v1.AgentLink", {"Session": session})
         self._server.add_generic_rpc_handlers((service,))
         port = self._server.add_secure_port(
             "127.0.0.1:0",
-            grpc.ssl_server_credentials([(secret, pem)], ca.pem, require_client_auth=True),
+            grpc.ssl_server_credentials([pair], ca.pem, require_client_auth=True),
         )
         await self._server.start()
         self.keeper = Keeper(home / "keeper.sock", self._made, self._kernel)

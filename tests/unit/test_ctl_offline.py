@@ -237,12 +237,12 @@ def test_option_before_environment_before_file(
     nobody.mkdir()
     (nobody / "config.toml").write_text('controller = "file"\npki = "/from-file"\n')
     assert main(["nodes"]) == Exit.INVALID
-    assert "/from-file/ca.pem" in capsys.readouterr().err
+    assert "/from-file/identity.pem" in capsys.readouterr().err
     monkeypatch.setenv("CHAOSCTL_PKI", "/from-environment")
     main(["nodes"])
-    assert "/from-environment/ca.pem" in capsys.readouterr().err
+    assert "/from-environment/identity.pem" in capsys.readouterr().err
     main(["nodes", "--pki", "/from-option"])
-    assert "/from-option/ca.pem" in capsys.readouterr().err
+    assert "/from-option/identity.pem" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

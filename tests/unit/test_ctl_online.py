@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import os
 import pty
@@ -33,6 +34,7 @@ from chaosctl.main import main
 
 import grpc  # isort: skip
 
+THEN, LATER = "2026-01-01T00:00:00.000Z", "2999-01-01T00:00:00.000Z"
 LATENCY = ["inject", "network.latency", "-n", "n1", "peers=10.0.0.2", "delay=50ms", "--for", "60s"]
 
 
@@ -45,6 +47,18 @@ class Scripted(rpc.OperatorServicer):
         self.events: list[pb.RunEvent] = []
         self.aborts: list[pb.AbortEvent] = []
         self.nodes = pb.ListNodesResponse()
+        self.certificates = [
+            pb.Certificate(identity="agent/n1", serial="5e" * 20, issued=THEN, expires=LATER),
+            pb.Certificate(
+                identity="operator/eve",
+                serial="ab" * 20,
+                issued=THEN,
+                expires=LATER,
+                revoked=THEN,
+                revoked_by="operator/ann",
+                reason="lost",
+            ),
+        ]
         self.pause = 0.0
         self.hang = threading.Event()
         self.hang.set()
@@ -94,6 +108,18 @@ class Scripted(rpc.OperatorServicer):
         self._ask(request, context)
         return pb.ReleaseNodeResponse(was=["fault 0a1b2c3d: + links: chs-x"])
 
+    def ForgetNode(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        return pb.ForgetNodeResponse(seen="2026-01-01T00:00:00.000Z")
+
+    def ListCertificates(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        return pb.ListCertificatesResponse(certificates=self.certificates)
+
+    def Revoke(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        return pb.RevokeResponse(subject="agent/n1", certificates=self.certificates[:1], ended=1)
+
     def ListAudit(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._ask(request, context)
         yield from ()
@@ -138,9 +164,9 @@ def controller(
     script = Scripted()
     server = grpc.server(ThreadPoolExecutor(4))
     home = identity.directory
-    pair = ((home / "controller.key").read_bytes(), (home / "controller.pem").read_bytes())
-    ca = (home / "ca.pem").read_bytes()
-    credentials = grpc.ssl_server_credentials([pair], ca, require_client_auth=True)
+    ca = pki.CA.load(home)
+    pair = ca.controller(["localhost", "127.0.0.1"])
+    credentials = grpc.ssl_server_credentials([pair], ca.pem, require_client_auth=True)
     rpc.add_OperatorServicer_to_server(script, server)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     server.start()
@@ -301,6 +327,51 @@ def test_a_risky_kind_asks_on_a_terminal(answer: bytes, code: Exit, controller: 
     assert bool(controller.asked) == (code == Exit.DONE)
 
 
+def test_what_cannot_be_taken_back_asks_on_a_terminal(controller: Scripted) -> None:
+    code, shown = on_a_terminal(["pki", "revoke", "agent/n1", "--reason", "lost"], b"n\n")
+    assert "Revoke agent/n1? [y/N]" in shown
+    assert code == Exit.REFUSED
+    assert not controller.asked
+
+
+@pytest.mark.parametrize("words", [["pki", "revoke", "agent/n1"], ["node", "forget", "n1"]])
+def test_without_a_terminal_it_needs_yes(
+    words: list[str], controller: Scripted, capsys: Capture
+) -> None:
+    assert main([*words, "--reason", "gone"]) == Exit.INVALID
+    assert "add --yes" in capsys.readouterr().err
+    assert not controller.asked
+    assert main([*words, "--yes"]) == Exit.INVALID  # without a reason
+    assert not controller.asked
+    capsys.readouterr()
+    assert main([*words, "--reason", "gone", "--yes"]) == Exit.DONE
+    shown = capsys.readouterr().out
+    assert "n1 is revoked" in shown or "n1 is forgotten" in shown
+    assert controller.asked[0].reason == "gone"
+    assert main([*words, "--reason", "gone", "--yes", "-o", "json"]) == Exit.DONE
+    assert json.loads(capsys.readouterr().out)
+
+
+def test_the_nodes_show_certificates_that_were_not_renewed(
+    controller: Scripted, capsys: Capture
+) -> None:
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(days=9, hours=1)
+    node = pb.Node(name="n1", state="connected", certificate_expires=f"{soon:%Y-%m-%dT%H:%M:%SZ}")
+    controller.nodes = pb.ListNodesResponse(nodes=[node])
+    assert main(["nodes"]) == Exit.DONE
+    assert "certificate" not in capsys.readouterr().out
+    node.certificate_old = True
+    expired = pb.Node(name="n2", state="unreachable", certificate_old=True)
+    controller.nodes = pb.ListNodesResponse(
+        nodes=[node, expired], renew_before=f"{soon:%Y-%m-%dT%H:%M:%SZ}"
+    )
+    assert main(["nodes"]) == Exit.DONE
+    shown = capsys.readouterr()
+    assert "n1 has not renewed its certificate, which expires in 9 days" in shown.out
+    assert "n2 has no certificate that holds" in shown.out
+    assert "Your own certificate expires in 9 days: chaosctl pki renew" in shown.err
+
+
 # ── abort and resume ──────────────────────────────────────────────────────────────────────
 
 CLEAN = pb.AbortEvent(
@@ -459,7 +530,7 @@ def test_pki_init_makes_an_identity_and_overwrites_nothing(tmp_path: Path, capsy
     words = ["pki", "init", "--dir", str(tmp_path / "pki"), "--name", "localhost"]
     assert main([*words, "-o", "json"]) == Exit.DONE
     made = json.loads(capsys.readouterr().out)
-    assert (Path(made["operator"]) / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert (Path(made["operator"]) / "identity.pem").stat().st_mode & 0o777 == 0o600
     assert made["ca_hash"].startswith("sha256:")
     assert main(words) == Exit.INVALID
     assert "never overwritten" in capsys.readouterr().err
@@ -523,6 +594,28 @@ def test_the_real_controller_understands_every_command(
     assert main(["runs", "show", "r-none", *admin]) == Exit.INVALID
     assert main(["watch", "r-none", *admin]) == Exit.INVALID
     assert main(["node", "release", "n1", "--reason", "looked", *admin]) == Exit.INVALID
+    assert main(["node", "forget", "n1", "--reason", "gone", "--yes", *admin]) == Exit.INVALID
+    capsys.readouterr()
+
+    before = (tmp_path / "bob" / "identity.pem").read_bytes()
+    assert main(["pki", "renew", "-o", "json", *viewer]) == Exit.DONE
+    renewed = json.loads(capsys.readouterr().out)
+    assert renewed["identity"] == "viewer/bob"
+    assert (tmp_path / "bob" / "identity.pem").read_bytes() != before
+    assert main(["pki", "list", *viewer]) == Exit.DONE
+    assert renewed["serial"][:12] in capsys.readouterr().out
+    revoke = ["pki", "revoke", "bob", "--reason", "left us", "--yes"]
+    assert main([*revoke, *viewer]) == Exit.REFUSED
+    assert main([*revoke, *admin]) == Exit.DONE
+    assert "viewer/bob is revoked" in capsys.readouterr().out
+    assert main(["nodes", *viewer]) == Exit.REFUSED
+    assert "revoked by operator/admin" in capsys.readouterr().err
+    assert main(["pki", "revoke", "admin", "--reason", "x", "--yes", *admin]) == Exit.REFUSED
+    assert "calling with" in capsys.readouterr().err
+    assert main(["pki", "list", *admin]) == Exit.DONE
+    assert "viewer/bob" not in capsys.readouterr().out
+    assert main(["pki", "list", "--all", *admin]) == Exit.DONE
+    assert "operator/admin: left us" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_audit_log_is_shown_and_its_tampering_found(

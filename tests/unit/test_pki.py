@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Eku
 from chaos_core import errors
 from chaos_core.errors import InvalidInput
 from chaos_proto import address, channel, pki
+from chaos_proto.credentials import Credentials
 from chaos_proto.identity import Identity
 
 AGENT = Identity("agent", "n1")
@@ -33,12 +35,12 @@ def issue(ca: pki.CA, identity: Identity = AGENT) -> x509.Certificate:
 def test_init_makes_what_a_controller_and_its_first_operator_need(tmp_path: Path) -> None:
     made = pki.init(tmp_path / "pki", names=["127.0.0.1", "c.example"], operator="ann")
     assert (tmp_path / "pki/ca.key").stat().st_mode & 0o007 == 0
-    assert (made.operator / "key.pem").stat().st_mode & 0o777 == 0o600
-    assert pki.identity_of((made.operator / "cert.pem").read_bytes()) == Identity("operator", "ann")
-    controller = (made.directory / "controller.pem").read_bytes()
+    assert (made.operator / "identity.pem").stat().st_mode & 0o777 == 0o600
+    assert Credentials.read(made.operator).check().identity == Identity("operator", "ann")
+    ca = pki.CA.load(made.directory)
+    assert made.ca_hash == pki.ca_hash((made.directory / "ca.pem").read_text()) == ca.hash
+    _, controller = ca.controller(pki.read_names(made.directory))
     assert pki.identity_of(controller) == Identity("controller")
-    assert made.ca_hash == pki.ca_hash((made.directory / "ca.pem").read_text())
-    assert pki.CA.load(made.directory).hash == made.ca_hash
     names = x509.load_pem_x509_certificate(controller).extensions.get_extension_for_class(
         x509.SubjectAlternativeName
     )
@@ -162,28 +164,58 @@ def test_addresses_that_are_none(text: str) -> None:
 
 
 def test_diagnose_names_what_is_wrong_with_the_files(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"ca\.pem.*No such file"):
+    here = tmp_path / "identity.pem"
+    with pytest.raises(InvalidInput, match=r"identity\.pem.*No such file"):
         channel.diagnose(tmp_path)
-    here = pki.init(tmp_path / "a", names=["c"]).operator
-    other = pki.init(tmp_path / "b", names=["c"]).operator
-    (here / "key.pem").write_bytes((other / "key.pem").read_bytes())
-    with pytest.raises(InvalidInput, match="does not belong"):
-        channel.diagnose(here)
-    (here / "ca.pem").write_bytes((other / "ca.pem").read_bytes())
-    with pytest.raises(InvalidInput, match="not issued by"):
-        channel.diagnose(here)
-    (here / "cert.pem").write_text("garbage")
-    with pytest.raises(InvalidInput, match=r"cert\.pem: not a certificate"):
-        channel.diagnose(here)
+    ca, other = pki.CA.create(), pki.CA.create()
+    good, theirs = identity(ca), identity(other)
+    broken = {
+        "does not belong": replace(good, key=theirs.key),
+        "not issued by": replace(good, ca=theirs.ca),
+        "expired on": identity(replace(ca, life=dt.timedelta(seconds=-1))),
+        "not a certificate in PEM": replace(good, certificate=damaged(good.certificate)),
+        "not one in PEM": replace(good, key=damaged(good.key)),
+        "there is certificate, certificate": replace(good, key=b""),
+        "there is nothing": Credentials(b"", b"garbage", b""),
+    }
+    for says, credentials in broken.items():
+        credentials.write(tmp_path)
+        with pytest.raises(InvalidInput, match=says) as caught:
+            channel.diagnose(tmp_path)
+        assert caught.value.where == str(here)
+    good.write(tmp_path)
+    channel.diagnose(tmp_path)
 
 
-def test_diagnose_says_that_a_certificate_has_expired(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pki, "LEAF_VALIDITY", dt.timedelta(seconds=-1))
+def identity(ca: pki.CA) -> Credentials:
+    key, request = pki.new_key_and_csr()
+    return Credentials(key, ca.sign_request(request, AGENT), ca.pem)
+
+
+def damaged(pem: bytes) -> bytes:
+    return pem.replace(b"\nMI", b"\n!!", 1)
+
+
+def test_a_certificate_is_not_valid_before_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chaos_proto._x509.CLOCK_SKEW", -dt.timedelta(minutes=10))
+    early = identity(pki.CA.create())
+    with pytest.raises(InvalidInput, match="is valid from") as caught:
+        early.check()
+    assert "clock" in caught.value.hint
+
+
+def test_a_key_that_everybody_can_read_is_not_used(tmp_path: Path) -> None:
     made = pki.init(tmp_path, names=["c"])
-    with pytest.raises(InvalidInput, match="expired on"):
-        channel.diagnose(made.operator)
+    for path, use in (
+        (made.operator / "identity.pem", lambda: channel.dial_sync("127.0.0.1", made.operator)),
+        (tmp_path / "ca.key", lambda: pki.CA.load(tmp_path)),
+    ):
+        use()
+        path.chmod(0o604)
+        with pytest.raises(InvalidInput, match="everybody") as caught:
+            use()
+        assert caught.value.where == str(path)
+        assert "chmod" in caught.value.hint
 
 
 def test_dialling_without_an_identity_says_what_to_do(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ synchronous=FULL). The start of a run and the latch are written here *before*
 anything is sent. Writes go one after the other, so that the audit chain has no forks.
 """
 
-from chaos_controller.store.store import LatchRow, NewRun, Occupied, Store
+from chaos_controller.store.certificates import Revocation
+from chaos_controller.store.store import Issued, LatchRow, NewRun, Occupied, Store
 
-__all__ = ["LatchRow", "NewRun", "Occupied", "Store"]
+__all__ = ["Issued", "LatchRow", "NewRun", "Occupied", "Revocation", "Store"]

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 # The newest revision in migrations/versions; a test keeps the two together.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 
 metadata = sa.MetaData()
 
@@ -93,6 +93,27 @@ tokens = sa.Table(
     sa.Column("identity", sa.Text, nullable=False),
     sa.Column("expires", sa.String(24), nullable=False),
     sa.Column("used", sa.String(24), nullable=False, default=""),
+    sa.Column("actor", sa.Text, nullable=False, server_default=""),
+)
+
+# Every certificate that was issued here or has been seen here, by its serial number (hex).
+certificates = sa.Table(
+    "certificates",
+    metadata,
+    sa.Column("serial", sa.String(40), primary_key=True),
+    sa.Column("identity", sa.Text, nullable=False),
+    sa.Column("issued", sa.String(24), nullable=False),
+    sa.Column("expires", sa.String(24), nullable=False),
+)
+
+# What is revoked: a serial number, or an identity with all that it had been issued by then.
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    sa.Column("subject", sa.String(48), primary_key=True),
+    sa.Column("at", sa.String(24), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
 )
 
 # Append-only; each row's hash covers the one before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import hmac
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,11 +16,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from chaos_controller.clock import rfc3339
 from chaos_controller.store import audit as chain
+from chaos_controller.store import certificates as ledger
 from chaos_controller.store import epochs
 from chaos_controller.store import schema as s
+from chaos_controller.store.certificates import Revocation
 from chaos_controller.store.engine import durable, failing_clearly, first_line, migrate
 from chaos_core.errors import InvalidInput, NotPermitted
 from chaos_core.run import Verdict
+from chaos_proto.identity import Identity
+from chaos_proto.pki import Leaf
+
+# A certificate: its facts, and itself in PEM.
+Issued = tuple[Leaf, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,18 +235,22 @@ class Store:
             )
             return was
 
-    # ── tokens and audit ──────────────────────────────────────────────────────────────────
+    # ── tokens ──────────────────────────────────────────────────────────────────
 
     async def add_token(self, actor: str, digest: str, identity: str, expires: str) -> None:
         async with self._write() as db:
             await db.execute(
-                s.tokens.insert().values(hash=digest, identity=identity, expires=expires)
+                s.tokens.insert().values(
+                    hash=digest, identity=identity, expires=expires, actor=actor
+                )
             )
             await chain.append(
                 db, actor=actor, action="token", request=identity, decision="accepted"
             )
 
-    async def spend_token(self, digest: str, issue: Callable[[str], bytes], peer: str) -> bytes:
+    async def spend_token(
+        self, digest: str, issue: Callable[[Identity], Issued], peer: str
+    ) -> Issued:
         """Use a token up and return what ``issue(identity)`` made of it, or neither.
 
         Raises NotPermitted for a token that is unknown, used or expired.
@@ -254,11 +266,55 @@ class Store:
             spent = await db.execute(s.tokens.update().where(unused).values(used=now))
             if spent.rowcount != 1:
                 raise _no_token("has been used already")
-            issued = issue(row.identity)
+            issued = issue(Identity.parse(row.identity))
+            await ledger.add(db, issued[0])
             await chain.append(
-                db, actor=row.identity, action="enrol", request=peer, decision="accepted"
-            )
+                db, actor=row.identity, action="enrol", request=peer, decision="accepted",
+                outcome=issued[0].serial,
+            )  # fmt: skip
             return issued
+
+    # ── certificates ──────────────────────────────────────────────────────────────────────
+
+    async def certificates(self, since: dt.datetime) -> list[Leaf]:
+        """Those that expire after ``since``."""
+        async with self._read() as db:
+            return await ledger.leaves(db, since)
+
+    async def revocations(self) -> list[Revocation]:
+        async with self._read() as db:
+            return await ledger.revocations(db)
+
+    async def add_certificate(self, leaf: Leaf) -> None:
+        """Write down a certificate that was made elsewhere."""
+        async with self._write() as db:
+            await ledger.add(db, leaf)
+
+    async def renew_certificate(self, holder: Leaf, issue: Callable[[], Issued]) -> Issued:
+        """Write down what ``issue`` makes; neither when it raises."""
+        async with self._write() as db:
+            issued = issue()
+            await ledger.add(db, issued[0])
+            await chain.append(
+                db, actor=str(holder.identity), action="renew", request=holder.serial,
+                decision="accepted", outcome=issued[0].serial,
+            )  # fmt: skip
+            return issued
+
+    async def revoke(
+        self, revocation: Revocation, whose: Identity, *, forget: bool = False
+    ) -> None:
+        """Write a revocation down; with ``forget`` its node is no longer known either."""
+        async with self._write() as db:
+            await ledger.revoke(db, revocation, whose)
+            if forget:
+                await db.execute(s.nodes.delete().where(s.nodes.c.name == whose.name))
+            await chain.append(
+                db, actor=revocation.actor, action="forgetnode" if forget else "revoke",
+                request=f"{revocation.subject}: {revocation.reason}", decision="accepted",
+            )  # fmt: skip
+
+    # ── audit ─────────────────────────────────────────────────────────────────────────────
 
     async def audit(
         self, *, actor: str, action: str, request: str, decision: str, outcome: str = ""

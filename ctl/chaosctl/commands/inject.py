@@ -8,12 +8,11 @@ button is ``chaosctl abort``.
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from chaos_core.errors import ControllerUnreachable, InvalidInput, Refused
+from chaos_core.errors import ControllerUnreachable, InvalidInput
 from chaosctl import output
 from chaosctl.commands.faults import KindArgument
 from chaosctl.options import ControllerOption, Output, OutputOption, PkiOption, Target, target
@@ -103,12 +102,10 @@ def canonical(fault: Fault) -> str:
 
 
 def confirm(fault: Fault, duration: Duration, nodes: list[str]) -> None:
-    """Ask on a terminal. Raises InvalidInput without one, Refused when the answer is no."""
+    """Ask before a risky fault starts."""
     what = f"{fault.kind} on {', '.join(nodes)} for {duration}"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise InvalidInput(f"{fault.kind} is risky and there is nobody to ask", hint="add --yes")
-    if not typer.confirm(f"{what}: {fault.summary}. Start it?", err=True):
-        raise Refused("not confirmed; nothing was done")
+    nobody = f"{fault.kind} is risky and there is nobody to ask"
+    output.confirm(f"{what}: {fault.summary}. Start it?", nobody)
 
 
 def _run(request: InjectRequest, whom: Target, *, as_json: bool) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,15 +11,25 @@ import typer
 
 from chaos_core.errors import InvalidInput
 from chaosctl import output
-from chaosctl.options import ControllerOption, Output, OutputOption, PkiOption, default_pki, target
+from chaosctl.options import (
+    ControllerOption,
+    Output,
+    OutputOption,
+    PkiOption,
+    YesOption,
+    default_pki,
+    target,
+)
 
 if TYPE_CHECKING:
     from chaos_proto.identity import Identity
+    from chaos_proto.v1.chaos_pb2 import Certificate
 
 CONTROLLER_PKI = Path("/etc/chaos/pki")
+_SERIAL = 12  # as many digits of a serial number as are shown
 
 app = typer.Typer(
-    help="Make the PKI, tokens for newcomers, and enrol with one.",
+    help="Make the PKI and tokens for newcomers; enrol, renew, list and revoke.",
     no_args_is_help=False,
     rich_markup_mode=None,
 )
@@ -36,7 +47,7 @@ def init(
     operator: Annotated[str, typer.Option(help="The first operator's name.")] = "admin",
     form: OutputOption = Output.TABLE,
 ) -> None:
-    """Make a CA, the controller's certificate and the first operator's. Overwrites nothing."""
+    """Make a CA and the first operator's identity. Overwrites nothing."""
     from chaos_proto import pki
 
     made = pki.init(directory, names=names or [], operator=operator)
@@ -114,14 +125,133 @@ def enrol(
         Path | None,
         typer.Option("--dir", help="Where to keep the identity.", show_default=False),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="In the place of the identity that is there.")
+    ] = False,
     form: OutputOption = Output.TABLE,
 ) -> None:
     """Trade a token for this operator's certificate. The key never leaves this machine."""
     from chaos_proto.enrol import enrol as trade
 
     chosen = directory or default_pki()
-    who = trade(address, secret, ca_hash, chosen)
+    who = trade(address, secret, ca_hash, chosen, replace=replace)
     if form is Output.JSON:
         output.document({"identity": str(who), "directory": str(chosen)})
     else:
         typer.echo(f"Enrolled as {who}; the identity is in {chosen}")
+
+
+@app.command()
+def renew(
+    form: OutputOption = Output.TABLE, controller: ControllerOption = "", pki: PkiOption = None
+) -> None:
+    """Get a new key and certificate for yourself, before the old one expires.
+
+    Name and role stay. Nodes and the controller renew theirs by themselves.
+    """
+    from chaos_proto.renew import renew as trade
+
+    whom = target(controller, pki)
+    leaf = trade(whom.controller, whom.pki)
+    facts = {
+        "identity": str(leaf.identity),
+        "serial": leaf.serial,
+        "expires": f"{leaf.expires:%Y-%m-%dT%H:%M:%SZ}",
+        "directory": str(whom.pki),
+    }
+    if form is Output.JSON:
+        output.document(facts)
+    else:
+        output.fields(list(facts.items()))
+
+
+@app.command()
+def operator(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The operator's name.")],
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Where the controller's PKI is.")
+    ] = CONTROLLER_PKI,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="In the place of the identity that is there.")
+    ] = False,
+    form: OutputOption = Output.TABLE,
+) -> None:
+    """Make an operator's identity on the controller's machine, when none is left elsewhere."""
+    from chaos_proto import pki
+
+    home = pki.issue_operator(directory, name, replace=replace)
+    if form is Output.JSON:
+        output.document({"identity": f"operator/{name}", "directory": str(home)})
+    else:
+        typer.echo(f"operator/{name}: {home}")
+
+
+@app.command("list")
+def show(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that have expired or were revoked.")
+    ] = False,
+    form: OutputOption = Output.TABLE,
+    controller: ControllerOption = "",
+    pki: PkiOption = None,
+) -> None:
+    """Show the certificates that the controller has issued or seen, oldest first."""
+    from chaosctl import client
+
+    request = client.chaos_pb2.ListCertificatesRequest()
+    with client.operator(target(controller, pki)) as stub:
+        found = stub.ListCertificates(request, timeout=client.ANSWER_S).certificates
+    now = f"{dt.datetime.now(dt.UTC):%Y-%m-%dT%H:%M:%S}"
+    chosen = [c for c in found if everything or (not c.revoked and c.expires > now)]
+    if form is Output.JSON:
+        output.document({"certificates": [output.message(c) for c in chosen]})
+        return
+    output.table(
+        ("IDENTITY", "SERIAL", "ISSUED", "EXPIRES", *(["REVOKED"] if everything else [])),
+        [
+            (c.identity, c.serial[:_SERIAL], c.issued[:10], c.expires[:10])
+            + ((_revoked(c),) if everything else ())
+            for c in chosen
+        ],
+    )
+
+
+@app.command()
+def revoke(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="NODE|OPERATOR|SERIAL",
+            help="agent/NODE, operator/NAME, viewer/NAME, or a serial number's first 8 digits.",
+        ),
+    ],
+    reason: Annotated[str, typer.Option(help="Shown to whoever is refused. Required.")],
+    yes: YesOption = False,
+    form: OutputOption = Output.TABLE,
+    controller: ControllerOption = "",
+    pki: PkiOption = None,
+) -> None:
+    """Revoke certificates, at once: sessions end, faults by their lease; nobody gets in again.
+
+    Of an identity all certificates that it has been issued so far, and its unused tokens.
+    It can come back by enrolling with a new token.
+    """
+    from chaosctl import client
+
+    whom = target(controller, pki)
+    if not yes:
+        output.confirm(f"Revoke {subject}?")
+    request = client.chaos_pb2.RevokeRequest(subject=subject, reason=reason)
+    with client.operator(whom) as stub:
+        answer = stub.Revoke(request, timeout=client.ANSWER_S)
+    if form is Output.JSON:
+        output.document(output.message(answer))
+        return
+    typer.echo(f"{answer.subject} is revoked; calls and sessions ended: {answer.ended}")
+    for c in answer.certificates:
+        typer.echo(f"  {c.identity}  {c.serial[:_SERIAL]}  issued {c.issued[:10]}")
+
+
+def _revoked(certificate: Certificate) -> str:
+    c = certificate
+    return f"{c.revoked[:10]} {c.revoked_by}: {c.reason}" if c.revoked else ""

@@ -162,10 +162,25 @@ class OperatorStub:
                 request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeRequest.SerializeToString,
                 response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeResponse.FromString,
                 _registered_method=True)
+        self.ForgetNode = channel.unary_unary(
+                '/chaos.v1.Operator/ForgetNode',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ForgetNodeRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ForgetNodeResponse.FromString,
+                _registered_method=True)
         self.ListAudit = channel.unary_stream(
                 '/chaos.v1.Operator/ListAudit',
                 request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ListAuditRequest.SerializeToString,
                 response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.AuditEntry.FromString,
+                _registered_method=True)
+        self.ListCertificates = channel.unary_unary(
+                '/chaos.v1.Operator/ListCertificates',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ListCertificatesRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ListCertificatesResponse.FromString,
+                _registered_method=True)
+        self.Revoke = channel.unary_unary(
+                '/chaos.v1.Operator/Revoke',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RevokeRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RevokeResponse.FromString,
                 _registered_method=True)
 
 
@@ -237,9 +252,30 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetNode(self, request, context):
+        """Remove a node that has been retired, and revoke its certificates.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAudit(self, request, context):
         """The whole audit log, oldest first.
         viewer
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCertificates(self, request, context):
+        """viewer
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Revoke(self, request, context):
+        """End all that goes on under a certificate, and refuse it from now on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,10 +329,25 @@ def add_OperatorServicer_to_server(servicer, server):
                     request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeRequest.FromString,
                     response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ReleaseNodeResponse.SerializeToString,
             ),
+            'ForgetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetNode,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ForgetNodeRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ForgetNodeResponse.SerializeToString,
+            ),
             'ListAudit': grpc.unary_stream_rpc_method_handler(
                     servicer.ListAudit,
                     request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ListAuditRequest.FromString,
                     response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.AuditEntry.SerializeToString,
+            ),
+            'ListCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCertificates,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ListCertificatesRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ListCertificatesResponse.SerializeToString,
+            ),
+            'Revoke': grpc.unary_unary_rpc_method_handler(
+                    servicer.Revoke,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RevokeRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RevokeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -556,6 +607,33 @@ class Operator:
             _registered_method=True)
 
     @staticmethod
+    def ForgetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chaos.v1.Operator/ForgetNode',
+            chaos__proto_dot_v1_dot_chaos__pb2.ForgetNodeRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.ForgetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListAudit(request,
             target,
             options=(),
@@ -572,6 +650,144 @@ class Operator:
             '/chaos.v1.Operator/ListAudit',
             chaos__proto_dot_v1_dot_chaos__pb2.ListAuditRequest.SerializeToString,
             chaos__proto_dot_v1_dot_chaos__pb2.AuditEntry.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chaos.v1.Operator/ListCertificates',
+            chaos__proto_dot_v1_dot_chaos__pb2.ListCertificatesRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.ListCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Revoke(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chaos.v1.Operator/Revoke',
+            chaos__proto_dot_v1_dot_chaos__pb2.RevokeRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.RevokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class RenewalStub:
+    """── renewal ─────────────────────────────────────────────────────────────────────────
+
+    On the main port: who holds a certificate gets a new one for a new key, in the same
+    name and role, whatever the request says.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Renew = channel.unary_unary(
+                '/chaos.v1.Renewal/Renew',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RenewRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RenewResponse.FromString,
+                _registered_method=True)
+
+
+class RenewalServicer:
+    """── renewal ─────────────────────────────────────────────────────────────────────────
+
+    On the main port: who holds a certificate gets a new one for a new key, in the same
+    name and role, whatever the request says.
+    """
+
+    def Renew(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_RenewalServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RenewRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RenewResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'chaos.v1.Renewal', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('chaos.v1.Renewal', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Renewal:
+    """── renewal ─────────────────────────────────────────────────────────────────────────
+
+    On the main port: who holds a certificate gets a new one for a new key, in the same
+    name and role, whatever the request says.
+    """
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chaos.v1.Renewal/Renew',
+            chaos__proto_dot_v1_dot_chaos__pb2.RenewRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.RenewResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,10 +96,16 @@ class OperatorStub:
     CreateToken: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.CreateTokenRequest, _chaos_pb2.CreateTokenResponse]
     ReleaseNode: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.ReleaseNodeRequest, _chaos_pb2.ReleaseNodeResponse]
     """Lift a node's quarantine after it has been looked at."""
+    ForgetNode: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.ForgetNodeRequest, _chaos_pb2.ForgetNodeResponse]
+    """Remove a node that has been retired, and revoke its certificates."""
     ListAudit: _grpc.UnaryStreamMultiCallable[_chaos_pb2.ListAuditRequest, _chaos_pb2.AuditEntry]
     """The whole audit log, oldest first.
     viewer
     """
+    ListCertificates: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.ListCertificatesRequest, _chaos_pb2.ListCertificatesResponse]
+    """viewer"""
+    Revoke: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.RevokeRequest, _chaos_pb2.RevokeResponse]
+    """End all that goes on under a certificate, and refuse it from now on."""
 
 @_typing.type_check_only
 class OperatorAsyncStub(OperatorStub):
@@ -127,10 +133,16 @@ class OperatorAsyncStub(OperatorStub):
     CreateToken: _aio.UnaryUnaryMultiCallable[_chaos_pb2.CreateTokenRequest, _chaos_pb2.CreateTokenResponse]  # type: ignore[assignment]
     ReleaseNode: _aio.UnaryUnaryMultiCallable[_chaos_pb2.ReleaseNodeRequest, _chaos_pb2.ReleaseNodeResponse]  # type: ignore[assignment]
     """Lift a node's quarantine after it has been looked at."""
+    ForgetNode: _aio.UnaryUnaryMultiCallable[_chaos_pb2.ForgetNodeRequest, _chaos_pb2.ForgetNodeResponse]  # type: ignore[assignment]
+    """Remove a node that has been retired, and revoke its certificates."""
     ListAudit: _aio.UnaryStreamMultiCallable[_chaos_pb2.ListAuditRequest, _chaos_pb2.AuditEntry]  # type: ignore[assignment]
     """The whole audit log, oldest first.
     viewer
     """
+    ListCertificates: _aio.UnaryUnaryMultiCallable[_chaos_pb2.ListCertificatesRequest, _chaos_pb2.ListCertificatesResponse]  # type: ignore[assignment]
+    """viewer"""
+    Revoke: _aio.UnaryUnaryMultiCallable[_chaos_pb2.RevokeRequest, _chaos_pb2.RevokeResponse]  # type: ignore[assignment]
+    """End all that goes on under a certificate, and refuse it from now on."""
 
 class OperatorServicer(metaclass=_abc_1.ABCMeta):
     """── operators ───────────────────────────────────────────────────────────────────────
@@ -211,6 +223,14 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         """Lift a node's quarantine after it has been looked at."""
 
     @_abc_1.abstractmethod
+    def ForgetNode(
+        self,
+        request: _chaos_pb2.ForgetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chaos_pb2.ForgetNodeResponse, _abc.Awaitable[_chaos_pb2.ForgetNodeResponse]]:
+        """Remove a node that has been retired, and revoke its certificates."""
+
+    @_abc_1.abstractmethod
     def ListAudit(
         self,
         request: _chaos_pb2.ListAuditRequest,
@@ -220,7 +240,63 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         viewer
         """
 
+    @_abc_1.abstractmethod
+    def ListCertificates(
+        self,
+        request: _chaos_pb2.ListCertificatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chaos_pb2.ListCertificatesResponse, _abc.Awaitable[_chaos_pb2.ListCertificatesResponse]]:
+        """viewer"""
+
+    @_abc_1.abstractmethod
+    def Revoke(
+        self,
+        request: _chaos_pb2.RevokeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chaos_pb2.RevokeResponse, _abc.Awaitable[_chaos_pb2.RevokeResponse]]:
+        """End all that goes on under a certificate, and refuse it from now on."""
+
 def add_OperatorServicer_to_server(servicer: OperatorServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class RenewalStub:
+    """── renewal ─────────────────────────────────────────────────────────────────────────
+
+    On the main port: who holds a certificate gets a new one for a new key, in the same
+    name and role, whatever the request says.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> RenewalAsyncStub: ...
+    Renew: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.RenewRequest, _chaos_pb2.RenewResponse]
+
+@_typing.type_check_only
+class RenewalAsyncStub(RenewalStub):
+    """── renewal ─────────────────────────────────────────────────────────────────────────
+
+    On the main port: who holds a certificate gets a new one for a new key, in the same
+    name and role, whatever the request says.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Renew: _aio.UnaryUnaryMultiCallable[_chaos_pb2.RenewRequest, _chaos_pb2.RenewResponse]  # type: ignore[assignment]
+
+class RenewalServicer(metaclass=_abc_1.ABCMeta):
+    """── renewal ─────────────────────────────────────────────────────────────────────────
+
+    On the main port: who holds a certificate gets a new one for a new key, in the same
+    name and role, whatever the request says.
+    """
+
+    @_abc_1.abstractmethod
+    def Renew(
+        self,
+        request: _chaos_pb2.RenewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chaos_pb2.RenewResponse, _abc.Awaitable[_chaos_pb2.RenewResponse]]: ...
+
+def add_RenewalServicer_to_server(servicer: RenewalServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class EnrolmentStub:
     """── enrolment ───────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ from chaos_core.lease import End, LeaseTable
 from chaos_core.log import Log
 from chaos_core.units import Duration
 from chaos_proto import channel, pki
+from chaos_proto.credentials import Credentials
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
@@ -41,6 +43,12 @@ async def until(condition: Callable[[], Any], timeout_s: float = 3.0) -> None:
             await asyncio.sleep(0.01)
 
 
+def issued(ca: pki.CA, text: str) -> Credentials:
+    """A key and a certificate for this identity, made offline."""
+    key, request = pki.new_key_and_csr()
+    return Credentials(key, ca.sign_request(request, Identity.parse(text)), ca.pem)
+
+
 class Rig:
     """One controller, its PKI, and everybody who dials it."""
 
@@ -50,9 +58,10 @@ class Rig:
         if database is not None:
             shutil.copy(database, directory / "controller.db")
         self.made = pki.init(directory / "pki", names=["127.0.0.1"])
-        self.ca = pki.CA.load(self.made.directory)
+        self.ca = pki.CA.load(self.made.directory, dt.timedelta(days=1))
         self.controller: Controller
         self.agents: list[Agent] = []
+        self.life = Duration.parse("24h")
 
     @property
     def config(self) -> Config:
@@ -63,6 +72,7 @@ class Rig:
             pki=self.made.directory,
             database=f"sqlite+aiosqlite:///{self.directory}/controller.db",
             ttl=TTL,
+            certificate_life=self.life,
         )
 
     async def start(self, *, epoch_at_least: int = 0) -> Controller:
@@ -95,10 +105,7 @@ class Rig:
         home = self.directory / text.replace("/", "-")
         if not home.exists():
             home.mkdir()
-            key, request = pki.new_key_and_csr()
-            (home / "key.pem").write_bytes(key)
-            (home / "ca.pem").write_bytes(self.ca.pem)
-            (home / "cert.pem").write_bytes(self.ca.sign_request(request, Identity.parse(text)))
+            issued(self.ca, text).write(home)
         return home
 
     def dial(self, identity: str) -> aio.Channel:
@@ -187,6 +194,7 @@ class Agent:
 
     async def dial(self) -> None:
         await self.leave()
+        self.ended_by = ""
         self._link = self.rig.dial(f"agent/{self.node}")
         self.stream = rpc.AgentLinkStub(self._link).Session()
         await self.stream.write(pb.FromAgent(hello=self.hello()))
@@ -237,7 +245,9 @@ class Agent:
                     faults=self.faults.values(),
                     quarantine=self.quarantine,
                 )
-                await self.stream.write(pb.FromAgent(heartbeat=beat))
+                # Time passes also when nobody hears.
+                with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+                    await self.stream.write(pb.FromAgent(heartbeat=beat))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await self._change.wait()

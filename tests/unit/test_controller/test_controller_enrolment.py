@@ -36,7 +36,7 @@ async def test_a_token_buys_one_identity_that_works(rig: Rig) -> None:
     assert made.ca_hash == rig.made.ca_hash
     assert await enrolled(rig, made.token, "eve", made.ca_hash) == Identity("viewer", "eve")
     home = rig.directory / "eve"
-    assert (home / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert (home / "identity.pem").stat().st_mode & 0o777 == 0o600
     channel.diagnose(home)
     async with channel.dial(rig.address, home) as link:
         answer = await rpc.OperatorStub(link).ListNodes(pb.ListNodesRequest(), timeout=5)
@@ -89,10 +89,10 @@ async def test_the_token_is_not_sent_to_a_controller_of_another_ca(rig: Rig) -> 
 async def test_enrolling_twice_in_one_place_overwrites_nothing(rig: Rig) -> None:
     made = await token(rig)
     home = rig.home("agent/n1")
-    before = (home / "key.pem").read_bytes()
+    before = (home / "identity.pem").read_bytes()
     with pytest.raises(InvalidInput, match="already enrolled"):
         await enrolled(rig, made.token, home.name)
-    assert (home / "key.pem").read_bytes() == before
+    assert (home / "identity.pem").read_bytes() == before
 
 
 async def test_a_bad_request_does_not_cost_the_token(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from chaos_core.errors import (
     NotPermitted,
 )
 from chaos_proto import channel, pki
+from chaos_proto.credentials import Credentials
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
@@ -33,16 +35,19 @@ CALLS: dict[str, tuple[str, Any]] = {
     "GetRun": ("one", pb.GetRunRequest(id="r-none")),
     "CreateToken": ("one", pb.CreateTokenRequest(identity="agent/n9")),
     "ReleaseNode": ("one", pb.ReleaseNodeRequest(node="n9", reason="x")),
+    "ForgetNode": ("one", pb.ForgetNodeRequest(node="n9", reason="x")),
     "ListAudit": ("all", pb.ListAuditRequest()),
+    "ListCertificates": ("one", pb.ListCertificatesRequest()),
+    "Revoke": ("one", pb.RevokeRequest(subject="agent/n9", reason="x")),
 }
-READS = {"ListNodes", "Watch", "ListRuns", "GetRun", "ListAudit"}
+READS = {"ListNodes", "Watch", "ListRuns", "GetRun", "ListAudit", "ListCertificates"}
 
 
 def test_every_method_of_the_contract_has_its_roles() -> None:
     services = pb.DESCRIPTOR.services_by_name
     methods = {
         f"/{service.full_name}/{method.name}"
-        for service in (services["AgentLink"], services["Operator"])
+        for service in (services["AgentLink"], services["Operator"], services["Renewal"])
         for method in service.methods
     }
     assert ROLES.keys() == methods
@@ -85,7 +90,8 @@ async def test_a_certificate_of_another_ca_gets_nowhere(rig: Rig) -> None:
     async with channel.dial(rig.address, stranger) as link:
         with pytest.raises(InvalidInput, match="not of our CA"):
             await call(link, stranger)
-    (stranger / "ca.pem").write_bytes(rig.ca.pem)  # it trusts us, we do not trust it
+    theirs = Credentials.read(stranger)
+    replace(theirs, ca=rig.ca.pem).write(stranger)  # it trusts us, we do not trust it
     async with channel.dial(rig.address, stranger) as link:
         with pytest.raises(InvalidInput, match="not issued by"):
             await call(link, stranger)

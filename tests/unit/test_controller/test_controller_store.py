@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import sqlite3
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from chaos_controller import clock
 from chaos_controller.config import Config, load, parse
 from chaos_controller.grants import Authority, renewable
 from chaos_controller.limits import Bucket
@@ -17,6 +20,8 @@ from chaos_core.audit import verify
 from chaos_core.errors import InvalidInput, Latched
 from chaos_core.log import Log
 from chaos_core.units import Duration
+from chaos_proto import pki
+from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
 from .rig import Rig
@@ -115,6 +120,74 @@ async def test_a_missing_pki_says_how_to_make_one(tmp_path: Path) -> None:
     config = Config(pki=tmp_path, database=url(tmp_path))
     with pytest.raises(InvalidInput, match="chaosctl pki init"):
         await Controller.start(config, Log.to_stderr("none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ca.pem", "No such file"),
+        ("ca.key", "does not belong to ca.pem"),
+        ("ca.key", "everybody on this machine"),
+        ("ca.pem", "expired on"),
+        ("controller.names", "No such file"),
+        ("controller.names", "neither a DNS name nor an IP address"),
+    ],
+)
+async def test_a_pki_that_cannot_be_used_keeps_the_controller_from_starting(
+    tmp_path: Path, name: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "expired" in says:
+        monkeypatch.setattr(pki, "CA_VALIDITY", dt.timedelta(seconds=-1))
+        monkeypatch.setattr(pki, "check_validity", lambda *_: None)
+    pki.init(tmp_path, names=["127.0.0.1"])
+    monkeypatch.undo()
+    path = tmp_path / name
+    if "belong" in says:
+        path.write_bytes((pki.init(tmp_path / "x", names=["c"]).directory / "ca.key").read_bytes())
+    elif "everybody" in says:
+        path.chmod(0o644)
+    elif "neither" in says:
+        path.write_text("not a name\n")
+    elif "No such" in says:
+        path.unlink()
+    with pytest.raises(InvalidInput, match=says) as caught:
+        await Controller.start(
+            Config(pki=tmp_path, database=url(tmp_path)), Log.to_stderr("spoilt")
+        )
+    assert caught.value.where.startswith(str(path))
+    assert caught.value.hint or "belong" in says
+
+
+async def test_a_database_of_the_version_before_is_migrated_with_what_it_holds(
+    tmp_path: Path,
+) -> None:
+    store = await Store.open(url(tmp_path))
+    await store.add_token("operator/ann", "d" * 64, "agent/n1", "2999-01-01T00:00:00.000Z")
+    await store.close()
+    with sqlite3.connect(tmp_path / "x.db") as database:
+        for statement in (
+            "DROP TABLE certificates",
+            "DROP TABLE revocations",
+            "ALTER TABLE tokens DROP COLUMN actor",
+            "UPDATE alembic_version SET version_num = '0001'",
+        ):
+            database.execute(statement)
+    store = await Store.open(url(tmp_path))
+    leaf, _ = await store.spend_token("d" * 64, lambda who: (leaf_of(who), b""), "peer")
+    assert await store.certificates(leaf.issued) == [leaf]
+    await store.close()
+
+
+def leaf_of(who: Identity) -> pki.Leaf:
+    now = clock.utc().replace(microsecond=0)
+    return pki.Leaf(who, "5e", now, now + dt.timedelta(days=1))
+
+
+@pytest.mark.parametrize("text", ["1s", "0s", "9000h", "90d", "soon"])
+def test_lives_of_certificates_that_are_none(text: str) -> None:
+    assert parse('certificate_life = "720h"').certificate_life == Duration.parse("720h")
+    with pytest.raises(InvalidInput, match=r"controller\.toml:1.*certificate_life"):
+        parse(f'certificate_life = "{text}"')
 
 
 def test_an_empty_file_is_a_configuration() -> None:
