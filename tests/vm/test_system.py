@@ -181,7 +181,7 @@ def test_a_viewer_may_look_and_not_touch(system: Drill) -> None:
 
 def test_an_agents_certificate_opens_nothing_for_operators(system: Drill) -> None:
     address = f"{system.ip(CONTROLLER)}:{provision.MAIN_PORT}"
-    argv = ["chaosctl", "nodes", "--controller", address, "--pki", "/etc/chaos/agent"]
+    argv = ["chaosctl", "nodes", "--controller", address, "--pki", "/var/lib/chaos-link"]
     done = system.fleet.exec("n1", argv, check=False)
     assert done.returncode == Exit.REFUSED
     assert "agent/n1" in done.stderr
@@ -239,3 +239,82 @@ def test_a_node_out_of_reach_is_refused_with_6_and_no_controller_is_5(system: Dr
     finally:
         system.fleet.exec(CONTROLLER, ["systemctl", "start", provision.CONTROLLER_UNIT])
     provision.wait_connected(system.fleet)
+
+
+# ── certificates ──────────────────────────────────────────────────────────────────────────
+
+IDENTITY = "/var/lib/chaos-link/identity.pem"
+
+
+def certificates(system: Drill, identity: str) -> list[dict[str, str]]:
+    """Those that hold, the newest last."""
+    code, out, err = system.chaosctl("pki", "list", "-o", "json")
+    assert code == Exit.DONE, err
+    return [c for c in json.loads(out)["certificates"] if c["identity"] == identity]
+
+
+def enrol_again(system: Drill, node: str) -> None:
+    made = token(system, f"agent/{node}")
+    address = f"{system.ip(CONTROLLER)}:{provision.ENROLMENT_PORT}"
+    secret = ["--token", made["token"], "--ca-hash", made["ca_hash"]]
+    system.fleet.exec(node, ["chaos-agent", "enrol", address, *secret, "--replace"], timeout=60)
+
+
+def restart(system: Drill, machine: str, unit: str) -> None:
+    system.fleet.exec(machine, ["systemctl", "restart", unit], timeout=60)
+
+
+@contextmanager
+def short_lives(system: Drill) -> Iterator[None]:
+    """Certificates that are issued meanwhile live for half a minute."""
+    config = "/etc/chaos/controller.toml"
+    system.fleet.put(CONTROLLER, config, 'certificate_life = "30s"\n')
+    restart(system, CONTROLLER, provision.CONTROLLER_UNIT)
+    provision.wait_connected(system.fleet)
+    try:
+        yield
+    finally:
+        system.fleet.exec(CONTROLLER, ["rm", config])
+        restart(system, CONTROLLER, provision.CONTROLLER_UNIT)
+        provision.wait_connected(system.fleet)
+
+
+def test_the_sealed_link_renews_its_certificate_and_a_fault_is_held_through_it(
+    system: Drill,
+) -> None:
+    """The fault lasts longer than the certificates of both ends of its stream."""
+    with short_lives(system):
+        enrol_again(system, "n1")
+        restart(system, "n1", provision.LINK_UNIT)
+        provision.wait_connected(system.fleet)
+        known = {c["serial"] for c in certificates(system, "agent/n1")}
+        run = system.inject("cpu.stress", "percent=10%", nodes=("n1",), seconds=40)
+        assert run.wait() == Exit.DONE
+        serials = {c["serial"] for c in certificates(system, "agent/n1")}
+        assert serials - known, "it has not renewed"
+        said = system.fleet.exec("n1", ["journalctl", "-u", provision.LINK_UNIT, "-n", "20"]).stdout
+        assert "certificate renewed" in said
+        since = said[said.rindex("session  ") :]  # of the one that opened the stream
+        assert "no session" not in since
+    owner = system.fleet.exec("n1", ["stat", "-c", "%U:%G %a", IDENTITY]).stdout.strip()
+    assert owner == "chaos:chaos 600"
+    enrol_again(system, "n1")
+    restart(system, "n1", provision.LINK_UNIT)
+    provision.wait_connected(system.fleet)
+
+
+def test_a_revoked_node_is_out_and_comes_back_with_a_new_token(system: Drill) -> None:
+    run = system.inject("cpu.stress", "percent=10%", nodes=("n2",), seconds=60)
+    run.reached("observe")
+    words = ["pki", "revoke", "agent/n2", "--reason", "it was sold", "--yes"]
+    assert system.chaosctl(*words)[0] == Exit.DONE
+    system.wait_for(lambda: system.node("n2")["state"] == "unreachable", "n2 to be out")
+    system.abort()
+    assert run.wait() == Exit.ABORTED
+    said = system.fleet.exec("n2", ["journalctl", "-u", provision.LINK_UNIT, "-n", "20"]).stdout
+    assert "was revoked by operator/admin" in said
+    assert "it was sold" in said
+    enrol_again(system, "n2")
+    provision.wait_connected(system.fleet)
+    system.resume()
+    assert not system.node("n2")["quarantine"]
