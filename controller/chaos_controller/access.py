@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -31,6 +32,7 @@ from chaos_controller.limits import (
 )
 from chaos_controller.parsing import shape_of
 from chaos_controller.store import Store
+from chaos_controller.timeline import Later
 from chaos_core.errors import ChaosError, InvalidInput, NotPermitted, Refused
 from chaos_core.log import Log
 from chaos_core.text import printable
@@ -86,9 +88,10 @@ class Gate(aio.ServerInterceptor):
     A call whose certificate ceases to hold is ended.
     """
 
-    def __init__(self, certificates: Certificates, store: Store, log: Log) -> None:
+    def __init__(self, certificates: Certificates, store: Store, log: Log, later: Later) -> None:
         self._certificates = certificates
         self._store = store
+        self._later = later
         self._log = log
         self._refusals = Buckets(REFUSALS_PER_S, REFUSAL_BURST)
         self._calls = Buckets(CALLS_PER_S, CALL_BURST)
@@ -119,7 +122,7 @@ class Gate(aio.ServerInterceptor):
                     with self._bounded(actor, method, request):
                         return await run(request, context)
             except ChaosError as error:
-                await self._refused(actor, method, request, error)
+                self._refused(actor, method, request, error)
                 await abort_with(context, error)
 
         return guarded
@@ -146,7 +149,8 @@ class Gate(aio.ServerInterceptor):
             if not self._open[actor]:
                 del self._open[actor]
 
-    async def _refused(self, actor: str, method: str, request: Any, error: ChaosError) -> None:
+    def _refused(self, actor: str, method: str, request: Any, error: ChaosError) -> None:
+        """Write it down behind the call's back: whoever hangs up must not escape the audit log."""
         # A client that tries again for ever must not fill the disk.
         if not self._refusals.take(actor, clock.now()):
             return
@@ -154,13 +158,13 @@ class Gate(aio.ServerInterceptor):
         text = MessageToJson(request, indent=None) if short else ""
         name = method.rpartition("/")[2]
         self._log.warning("refused", actor=actor, call=name, code=error.code, why=error.what)
-        try:
-            await self._store.audit(
+        self._later(
+            partial(
+                self._store.audit,
                 actor=actor,
                 action=name.lower(),
                 request=printable(text, MAX_AUDITED),
                 decision=f"refused: {error.code}",
                 outcome=printable(error.what, MAX_AUDITED),
             )
-        except ChaosError as failure:
-            self._log.error("audit failed", why=failure.what)
+        )

@@ -197,7 +197,7 @@ class Operator(rpc.OperatorServicer):
     async def ForgetNode(
         self, request: pb.ForgetNodeRequest, context: Context
     ) -> pb.ForgetNodeResponse:
-        node, reason = request.node, request.reason.strip()
+        node, reason = request.node, printable(request.reason, MAX_REASON).strip()
         if not reason:
             raise InvalidInput("forgetting a node needs a reason", hint="--reason TEXT")
         row = await self._known_node(node)
@@ -213,7 +213,7 @@ class Operator(rpc.OperatorServicer):
             )
         whose = Identity("agent", node)
         await _to_the_end(
-            self._certificates.revoke(certificate(context), whose, reason[:MAX_REASON], forget=True)
+            self._certificates.revoke(certificate(context), whose, reason, forget=True)
         )
         return pb.ForgetNodeResponse(seen=row["seen"])
 
@@ -224,13 +224,13 @@ class Operator(rpc.OperatorServicer):
         return pb.ListCertificatesResponse(certificates=listed)
 
     async def Revoke(self, request: pb.RevokeRequest, context: Context) -> pb.RevokeResponse:
-        reason = request.reason.strip()
+        reason = printable(request.reason, MAX_REASON).strip()
         if not reason:
             raise InvalidInput("a revocation needs a reason", hint="--reason TEXT")
         nodes = {Identity("agent", name) for name in await self._store.nodes()}
         subject = self._certificates.resolve(request.subject, nodes)
         found, ended = await _to_the_end(
-            self._certificates.revoke(certificate(context), subject, reason[:MAX_REASON])
+            self._certificates.revoke(certificate(context), subject, reason)
         )
         return pb.RevokeResponse(
             subject=str(subject),
@@ -241,6 +241,7 @@ class Operator(rpc.OperatorServicer):
         )
 
     async def ListAudit(self, request: pb.ListAuditRequest, context: Context) -> None:  # type: ignore[override]
+        await self._runs.recorder.flush()
         last = 0
         while page := await self._store.audit_entries(after=last, limit=AUDIT_PAGE):
             for entry in page:

@@ -53,9 +53,10 @@ class Controller:
         self.port = 0
         self.enrolment_port = 0
         self.certificate = ServerCertificate(ca, names, log)
-        self.certificates = Certificates(ca, store, log, self.runs.recorder.later)
+        later = self.runs.recorder.later
+        self.certificates = Certificates(ca, store, log, later)
         self._ca = ca
-        gate = Gate(self.certificates, store, log)
+        gate = Gate(self.certificates, store, log, later)
         self._main = aio.server(interceptors=(Parsing(), gate), options=SERVER_OPTIONS)
         self._enrolment = aio.server(interceptors=(Parsing(),), options=ENROLMENT_OPTIONS)
         self._tasks: list[asyncio.Task[None]] = []

@@ -91,7 +91,9 @@ class Store:
         return store
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        """Close when the last write is over, also one whose caller has gone away."""
+        async with self._writing:
+            await self._engine.dispose()
 
     # ── epoch and nodes ───────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,11 @@ class Rig:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.controller.port}"
+
+    async def audit(self) -> list[Mapping[str, Any]]:
+        """All entries of the audit log."""
+        await self.controller.runs.recorder.flush()
+        return await self.controller.store.audit_entries()
 
     def home(self, text: str) -> Path:
         """A directory with a certificate for this identity."""
@@ -197,7 +202,8 @@ class Agent:
         self.ended_by = ""
         self._link = self.rig.dial(f"agent/{self.node}")
         self.stream = rpc.AgentLinkStub(self._link).Session()
-        await self.stream.write(pb.FromAgent(hello=self.hello()))
+        with contextlib.suppress(aio.AioRpcError):  # refused already: the reader is told why
+            await self.stream.write(pb.FromAgent(hello=self.hello()))
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._beat())]
 
     async def leave(self) -> None:
@@ -231,6 +237,7 @@ class Agent:
 
     async def _beat(self) -> None:
         """A heartbeat ten times a second and at each change; ends faults when they are due."""
+        await asyncio.wait([asyncio.ensure_future(self.stream.initial_metadata())], timeout=1)
         while True:
             self._change.clear()
             now = clock.now()

@@ -60,7 +60,7 @@ async def test_the_latch_outlives_the_controller_until_a_resume(rig: Rig) -> Non
         count = len(agent.grants)
         await until(lambda: len(agent.grants) > count)
         assert (await ann.inject("n1"))[-1].verdict == "held"
-    actions = [entry["action"] for entry in await rig.controller.store.audit_entries()]
+    actions = [entry["action"] for entry in await rig.audit()]
     assert actions.count("abort") == 2
     assert "resume" in actions
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ async def outcome(work: Awaitable[Any]) -> Any:
 
 
 async def audited(rig: Rig, action: str) -> list[tuple[str, str, str]]:
-    entries = await rig.controller.store.audit_entries()
+    entries = await rig.audit()
     return [(e["actor"], e["request"], e["decision"]) for e in entries if e["action"] == action]
 
 
@@ -258,6 +259,22 @@ async def test_no_renewal_slips_through_beside_a_revocation(rig: Rig) -> None:
     assert certificates.newest(N1) is None
 
 
+async def test_no_token_is_spent_beside_a_revocation(rig: Rig) -> None:
+    await rig.agent("n1")
+    async with rig.operator() as ann:
+        made = await ann.one("CreateToken", pb.CreateTokenRequest(identity="agent/n1"))
+    certificates, (_, csr) = rig.controller.certificates, pki.new_key_and_csr()
+    digest = hashlib.sha256(made.token.encode()).hexdigest()
+    async with rig.controller.store._writing:  # as above
+        enrolling = asyncio.create_task(certificates.enrol(digest, csr, "peer"))
+        await asyncio.sleep(0)
+        revoking = asyncio.create_task(revoke(rig, "agent/n1"))
+        await until(lambda: str(N1) in certificates._revoked)
+    results = await asyncio.gather(enrolling, revoking, return_exceptions=True)
+    assert isinstance(results[0], Refused)
+    assert certificates.newest(N1) is None
+
+
 async def test_a_revocation_that_cannot_be_written_is_withdrawn_and_says_so(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,6 +435,14 @@ async def test_the_controllers_own_certificate_opens_nothing(rig: Rig) -> None:
     with pytest.raises(NotPermitted, match="controller may not call Renew"):
         await renew.renew_async(rig.address, home)
     assert not rig.controller.fleet.sessions
+
+
+async def test_without_a_certificate_the_main_port_is_closed(rig: Rig) -> None:
+    credentials = grpc.ssl_channel_credentials(rig.ca.pem)
+    async with aio.secure_channel(rig.address, credentials) as link:
+        with pytest.raises(grpc.RpcError) as caught:
+            await rpc.OperatorStub(link).ListNodes(pb.ListNodesRequest(), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # TLS itself has refused
 
 
 @pytest.mark.parametrize("who", ["agent/n1", "operator/eve"])

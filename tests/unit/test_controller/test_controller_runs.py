@@ -40,7 +40,7 @@ async def test_a_run_goes_through_its_phases_and_leaves_a_record(rig: Rig) -> No
     assert agent.applied[0].ttl_us == 1_050_000
     await rig.controller.runs.recorder.flush()
     assert await rig.controller.store.occupied() == []
-    entries = await rig.controller.store.audit_entries()
+    entries = await rig.audit()
     assert [entry["action"] for entry in entries] == ["inject", "verdict"]
     assert '"reason": "trying"' in entries[0]["request"]
     assert verify(entries) is None
@@ -193,7 +193,7 @@ async def test_bad_requests_change_nothing(
             await ann.inject(*changes.pop("nodes", ["n1"]), **changes)
     assert not any(agent.applied for agent in agents)
     assert await rig.controller.store.runs(10) == []
-    (entry,) = await rig.controller.store.audit_entries()
+    (entry,) = await rig.audit()
     assert (entry["action"], entry["decision"]) == ("inject", f"refused: {error.code}")
 
 
@@ -303,7 +303,7 @@ async def test_a_quarantined_node_is_released_once_it_says_that_it_is_clean(rig:
             await ann.one("ReleaseNode", pb.ReleaseNodeRequest(node="n1"))
         with pytest.raises(InvalidInput, match="did you mean 'n1'"):
             await ann.one("ReleaseNode", pb.ReleaseNodeRequest(node="n11", reason="x"))
-    entries = await rig.controller.store.audit_entries()
+    entries = await rig.audit()
     outcomes = [entry["outcome"] for entry in entries if entry["action"] == "releasenode"]
     assert "released" in outcomes
     assert verify(entries) is None

@@ -67,11 +67,21 @@ async def test_who_may_call_what(rig: Rig) -> None:
                 except ChaosError:
                     denied = False  # let in, and refused for another reason
                 assert denied is not allowed, f"{role} {method}"
-    entries = await rig.controller.store.audit_entries()
+    entries = await rig.audit()
     assert {e["actor"] for e in entries if e["decision"] == "refused: role"} == {
         "viewer/bob",
         "agent/n1",
     }
+
+
+async def test_a_refusal_waits_for_no_disk_and_is_audited_though_the_caller_has_gone(
+    rig: Rig,
+) -> None:
+    async with rig.controller.store._writing, asyncio.timeout(5), rig.operator("viewer/bob") as bob:
+        with pytest.raises(NotPermitted):
+            await bob.all("Abort", pb.AbortRequest())
+    (entry,) = await rig.audit()
+    assert (entry["actor"], entry["decision"]) == ("viewer/bob", "refused: role")
 
 
 @pytest.mark.parametrize("role", ["operator/ann", "viewer/bob"])
@@ -166,7 +176,7 @@ async def test_an_agent_that_floods_is_cut_off_and_the_others_are_not(rig: Rig) 
             await bad.stream.write(pb.FromAgent(heartbeat=pb.Heartbeat(seq=number)))
     await until(lambda: "n2" not in rig.controller.fleet.sessions)
     await asyncio.sleep(0.05)
-    (entry,) = await rig.controller.store.audit_entries()
+    (entry,) = await rig.audit()
     assert (entry["actor"], entry["outcome"]) == (
         "agent/n2",
         "too many messages: more than 20 a second",
