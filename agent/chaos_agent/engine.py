@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import detour, ops, revert_all, sweep
+from chaos_agent.effects import detour, next_boots, ops, revert_all, sweep
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
@@ -146,6 +146,9 @@ class Engine:
         standing.state = "reverting"
         meanwhile = self._look(standing)
         difference = revert_all(self.host, standing.effects)
+        if next_boots(self.host, standing.effects):  # which finds the intent open, and closes it
+            del self.standing[fault_id]
+            return Outcome((), (), self.clock())
         after = self._look(standing)
         if isinstance(after, str):
             difference.append(after)

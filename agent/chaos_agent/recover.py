@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_agent import snapshot
-from chaos_agent.effects import revert_all, sweep
+from chaos_agent.effects import next_boots, revert_all, sweep
 from chaos_agent.journal import Intent, Journal, boot_id, quarantine_file, read_quarantine
 from chaos_agent.linux.host import Host
 from chaos_core.errors import Refused
@@ -44,7 +44,8 @@ def recover(host: Host, state: Path, clock: Callable[[], int], log: Log) -> Repo
         _sweep(host, report)
         return report
     try:
-        intents = journal.open_intents()
+        found = journal.open_intents()
+        intents = [intent for intent in found if not next_boots(host, intent.effects)]
         damaged = journal.damaged
         for intent in reversed(intents):
             _revert(host, intent, log)

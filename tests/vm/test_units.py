@@ -129,6 +129,21 @@ def test_a_killed_keeper_recovers_and_no_timer_is_left(app: Drill) -> None:
     assert json.loads(journal.splitlines()[-1].partition(" ")[2])["reason"] == "recover"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reboot_in_the_middle_quarantines_nobody(app: Drill, kind: str) -> None:
+    """While a machine goes down, systemd takes no order; after it, there is nothing to undo."""
+    before = state(app)
+    run = app.inject(kind, "unit=app", nodes=("n1",), seconds=120)
+    run.reached("observe")
+    app.fleet.reboot("n1")
+    run.drop()
+    provision.wait_connected(app.fleet)
+    app.abort()
+    app.resume()
+    assert state(app) == before
+    assert not app.node("n1")["quarantine"]
+
+
 def test_recover_needs_no_journal_to_undo_what_a_timer_holds(app: Drill) -> None:
     """Everything that the agent knew is gone; the timer says itself what it would undo."""
     before = state(app)

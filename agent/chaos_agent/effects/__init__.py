@@ -61,6 +61,15 @@ def load() -> None:
         import_module(f"{__name__}.{module.name}")
 
 
+def next_boots(host: Host, effects: Sequence[Effect]) -> bool:
+    """Whether only the next boot can end these: what systemd holds, while it goes down.
+
+    It takes no order then, and after a boot its transient units are no more, and its
+    services are what they are enabled to be.
+    """
+    return any(isinstance(effect, UndoTimer) for effect in effects) and host.systemd.going_down()
+
+
 def revert_all(host: Host, effects: Sequence[Effect]) -> list[str]:
     """Revert them in the opposite order and prove their absence; what is left, a line each.
 

@@ -130,4 +130,7 @@ def _timers(host: Host) -> list[Found]:
 
         return undo
 
-    return [Found(f"timer {name}", removal(name)) for name in host.systemd.armed()]
+    names = host.systemd.armed()
+    if names and host.systemd.going_down():  # none of them will see the next boot
+        return []
+    return [Found(f"timer {name}", removal(name)) for name in names]

@@ -51,6 +51,13 @@ class Systemd:
             raise Unsupported("this machine's init is not systemd")
         return str(self._property("", "Manager", "Version"))
 
+    def going_down(self) -> bool:
+        """Whether the machine is being shut down: no unit can be started or stopped any more."""
+        try:
+            return RUNNING.is_dir() and self._property("", "Manager", "SystemState") == "stopping"
+        except Unsupported:
+            return False
+
     def state(self, unit: str) -> UnitState | None:
         """How a unit is; None when there is none of that name."""
         path = self._call("LoadUnit", "s", unit)[0]
