@@ -13,6 +13,11 @@ from chaos_lab.fleet import Fleet
 from chaos_lab.layout import LabDir
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The lab's own tests come first: they want a fleet on which nothing is enabled yet."""
+    items.sort(key=lambda item: item.path.name != "test_lab.py")
+
+
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     """A controller and three nodes with chaosctl installed and nothing of it enabled."""
