@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench sim \
-	fuzz clean
+	abort-bound fuzz clean
 
 PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
 BIN := .venv/bin
@@ -44,6 +44,9 @@ deb: setup ## build dist/chaosctl_<version>_amd64.deb
 
 bench: setup ## measure what bench/README.md tabulates
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+abort-bound: setup ## abort 30 times each at 1, 3 and 7 nodes, reachable and cut off; docs/safety-case
+	@$(BIN)/python -m bench.fleet.bound --nodes 1 3 7 --aborts 30 --to docs/safety-case
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
 	@$(BIN)/python -m tests.sim --seeds 100000

@@ -2,8 +2,9 @@
 
     .venv/bin/python -m bench.fleet.bound --nodes 1 3 7 --aborts 30 --to docs/safety-case
 
-Writes every single figure to ``abort.json``, all of them in one picture, and a timeline
-of one abort and of one lost controller, drawn from what was recorded.
+Writes every single figure to ``abort.json``, where those of other sizes are kept, all of
+them in one picture, and a timeline of one abort and of one lost controller, drawn from
+what was recorded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from bench.fleet import picture
 from bench.fleet.abort import HIT, HIT_MS, abort
@@ -43,21 +45,24 @@ def main() -> None:
     wanted = parser.parse_args()
     wanted.to.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, width=100)
-    found: dict[str, list[float]] = {}
+    kept = wanted.to / "abort.json"
+    records: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     for nodes in wanted.nodes:
+        found: dict[str, list[float]] = {}
         _at_size(nodes, wanted.aborts, wanted.to, console, found)
-    _show(console, found)
-    document = {
-        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "command": " ".join(["python -m bench.fleet.bound", *sys.argv[1:]]),
-        "load": os.getloadavg(),
-        "seconds": {name: [round(value, 3) for value in values] for name, values in found.items()},
-    }
-    (wanted.to / "abort.json").write_text(json.dumps(document, indent=1) + "\n")
+        for name, values in found.items():
+            records[name] = {
+                "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+                "load": round(os.getloadavg()[2], 1),
+                "seconds": [round(value, 3) for value in values],
+            }
+        kept.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n")
+    everything = {name: record["seconds"] for name, record in sorted(records.items())}
+    _show(console, everything)
     picture.spread(
         wanted.to / "abort.svg",
         "From pressing abort until the last node is clean on the wire",
-        found,
+        everything,
         {f"ttl + revert {_LAPSE:g} s": _LAPSE, f"promised {_BOUND:g} s": _BOUND},
     )
 

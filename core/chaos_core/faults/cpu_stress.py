@@ -14,9 +14,7 @@ from chaos_core.faults import Fault
 from chaos_core.faults._fields import Share
 from chaos_core.node import NodeView
 
-# Near the kernel's default CFS bandwidth period of 100 ms, but no multiple of its tick: busy
-# and idle are counted at ticks, which would else fall on the same part of each period.
-_PERIOD_US = 97_000
+_PERIOD_US = 100_000  # the kernel's default CFS bandwidth period
 _LEAST_QUOTA_US = 1_000  # the kernel's own limit
 
 
