@@ -1,8 +1,7 @@
-"""Seconds from pressing abort to the first undelayed ping, at three nodes.
+"""Seconds from accepting an abort to the first undelayed ping, at three nodes.
 
-Pressing is the start of the ``chaosctl abort`` process. All nodes delay what they send
-to this host; the last of them to be clean is what counts. Then the same with one node
-cut off from the controller, whose lease alone ends its fault.
+All nodes delay what they send to this host; the last of them to be clean is what counts.
+Then the same with one node cut off from the controller, whose lease alone ends its fault.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from rich.table import Table
 
 from chaos_core.lease import ABORT_BOUND, REVERT_BUDGET, TTL
 from chaos_lab import provision
-from chaos_lab.drill.context import Drill
+from chaos_lab.drill.context import Drill, Injection
 from chaos_lab.drill.measure import Pings, delayed
 from chaos_lab.layout import CONTROLLER, HOST_IP
+from chaos_lab.provision import operator_argv
 
 _REACHABLE, _CUT_OFF = 10, 4
 _DELAY, HIT_MS = "200ms", 100.0
@@ -67,8 +67,10 @@ def abort(
 ) -> tuple[float, dict[str, float]]:
     """Fault all nodes, press abort after ``wait``, and see when each is clean.
 
-    Returns when it was pressed, and each node's seconds from then on. A lease is renewed each
-    second; ``wait`` moves the cut within that second.
+    Returns when the controller accepted it, and each node's seconds from then on. That
+    moment is told from its answers, which say how long ago it was: what comes before is the
+    start of a Python program. A lease is renewed each second; ``wait`` moves the cut
+    within that second.
     """
     run = drill.inject(
         *("network.latency", f"peers={HOST_IP}", f"delay={_DELAY}"),
@@ -87,11 +89,17 @@ def abort(
             found = {
                 name: pool.submit(wire.clean_after, pressed, HIT) for name, wire in wires.items()
             }
-            drill.abort()
-        times = {name: future.result() for name, future in found.items()}
+            button = Injection(operator_argv(drill.fleet, ["abort", "-o", "json"]))
+            button.wait()
+        accepted = min(
+            at - int(event["clean_after_us"]) / 1_000_000
+            for at, event in button.events
+            if event.get("node")
+        )
+        times = {name: pressed + future.result() - accepted for name, future in found.items()}
     finally:
         run.drop()
         drill.fleet.heal()
     drill.resume()
     provision.wait_connected(drill.fleet)
-    return pressed, times
+    return accepted, times

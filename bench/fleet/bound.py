@@ -4,7 +4,7 @@
 
 Writes every single figure to ``abort.json``, where those of other sizes are kept, all of
 them in one picture, and a timeline of one abort and of one lost controller, drawn from
-what was recorded.
+what was recorded. A node whose lease was over before the abort was accepted counts as 0 s.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def main() -> None:
             records[name] = {
                 "measured": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
                 "load": round(os.getloadavg()[2], 1),
-                "seconds": [round(value, 3) for value in values],
+                "seconds": [round(max(0.0, value), 3) for value in values],
             }
         kept.write_text(json.dumps(dict(sorted(records.items())), indent=1) + "\n")
     everything = {name: record["seconds"] for name, record in sorted(records.items())}
     _show(console, everything)
     picture.spread(
         wanted.to / "abort.svg",
-        "From pressing abort until the last node is clean on the wire",
+        "From accepting an abort until the last node is clean on the wire",
         everything,
         {f"ttl + revert {_LAPSE:g} s": _LAPSE, f"promised {_BOUND:g} s": _BOUND},
     )
@@ -101,7 +101,7 @@ def _at_size(
 
 def _show(console: Console, found: dict[str, list[float]]) -> None:
     heads = ("nodes", "aborts", "median s", "p95 s", "worst s", "worst / (ttl + revert)")
-    table = Table(*heads, title="abort pressed to the last node clean, on the wire")
+    table = Table(*heads, title="abort accepted to the last node clean, on the wire")
     for name, values in found.items():
         worst, p95 = max(values), sorted(values)[round(0.95 * (len(values) - 1))]
         figures = (f"{value:.2f}" for value in (statistics.median(values), p95, worst))
@@ -111,13 +111,13 @@ def _show(console: Console, found: dict[str, list[float]]) -> None:
 
 def _draw_abort(drill: Drill, wires: dict[str, Pings], to: Path) -> None:
     """One node is cut off, so that both ways of ending are in the picture."""
-    pressed, times = abort(drill, wires, cut=("n3",))
-    events = {"abort pressed; n3 cut off": 0.0}
+    accepted, times = abort(drill, wires, cut=("n3",))
+    events = {"abort accepted; n3 cut off": 0.0}
     events |= {f"{name} clean": after for name, after in times.items()}
     picture.timeline(
         to / "abort-timeline.svg",
         "An abort at three nodes, one of them out of reach: each ping by when it was sent",
-        *(pressed, {name: wire.replies for name, wire in wires.items()}, events),
+        *(accepted, {name: wire.replies for name, wire in wires.items()}, events),
         hit_ms=HIT_MS,
         last=_SHOWN_S,
     )

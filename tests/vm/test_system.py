@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from chaos_core.errors import Exit
+from chaos_core.lease import ABORT_BOUND
 from chaos_lab import provision
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Pings, delayed
@@ -133,7 +135,7 @@ def test_a_run_whose_controller_died_is_closed_as_interrupted(system: Drill) -> 
     run.reached("observe")
     system.fleet.exec(CONTROLLER, ["systemctl", "kill", "-s", "KILL", provision.CONTROLLER_UNIT])
     assert run.wait() == Exit.CONTROLLER_UNREACHABLE
-    provision.wait_connected(system.fleet)
+    wait_open(system)
     _, out, _ = system.chaosctl("runs", "-o", "json")
     assert json.loads(out)["runs"][0]["verdict"] == "interrupted"
 
@@ -238,7 +240,7 @@ def test_a_node_out_of_reach_is_refused_with_6_and_no_controller_is_5(system: Dr
         assert (code, "Traceback" in err) == (Exit.CONTROLLER_UNREACHABLE, False)
     finally:
         system.fleet.exec(CONTROLLER, ["systemctl", "start", provision.CONTROLLER_UNIT])
-    provision.wait_connected(system.fleet)
+    wait_open(system)
 
 
 # ── certificates ──────────────────────────────────────────────────────────────────────────
@@ -260,6 +262,12 @@ def enrol_again(system: Drill, node: str) -> None:
     system.fleet.exec(node, ["chaos-agent", "enrol", address, *secret, "--replace"], timeout=60)
 
 
+def wait_open(system: Drill) -> None:
+    """Wait until a controller that was started anew takes runs: not before the abort bound."""
+    provision.wait_connected(system.fleet)
+    time.sleep(ABORT_BOUND.seconds)
+
+
 def restart(system: Drill, machine: str, unit: str) -> None:
     system.fleet.exec(machine, ["systemctl", "restart", unit], timeout=60)
 
@@ -270,13 +278,13 @@ def short_lives(system: Drill) -> Iterator[None]:
     config = "/etc/chaos/controller.toml"
     system.fleet.put(CONTROLLER, config, 'certificate_life = "30s"\n')
     restart(system, CONTROLLER, provision.CONTROLLER_UNIT)
-    provision.wait_connected(system.fleet)
+    wait_open(system)
     try:
         yield
     finally:
         system.fleet.exec(CONTROLLER, ["rm", config])
         restart(system, CONTROLLER, provision.CONTROLLER_UNIT)
-        provision.wait_connected(system.fleet)
+        wait_open(system)
 
 
 def test_the_sealed_link_renews_its_certificate_and_a_fault_is_held_through_it(
