@@ -57,11 +57,12 @@ class Outcome:
     """How a fault's end went.
 
     ``difference`` is empty when the node equals its snapshot but for what others did to
-    their own things while the fault was in force, which is ``changed``.
+    their own things while the fault was in force, or what is left to the next boot: of
+    such things ``told`` speaks.
     """
 
     difference: tuple[str, ...]
-    changed: tuple[str, ...]
+    told: str
     ended_at: int
 
 
@@ -148,19 +149,19 @@ class Engine:
         difference = revert_all(self.host, standing.effects)
         if next_boots(self.host, standing.effects):  # which finds the intent open, and closes it
             del self.standing[fault_id]
-            return Outcome((), (), self.clock())
+            return Outcome((), "the machine is going down: the next boot ends it", self.clock())
         after = self._look(standing)
         if isinstance(after, str):
             difference.append(after)
         else:
             difference += self._our_doing(standing, meanwhile, after)
-        changed = _changed(standing, meanwhile)
+        told = _told(standing, meanwhile)
         ended_at = self.clock()
         unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
         if unkept:
             difference.append(unkept)
         del self.standing[fault_id]
-        return Outcome(tuple(difference), changed, ended_at)
+        return Outcome(tuple(difference), told, ended_at)
 
     def residue(self) -> list[str]:
         """Everything on this node that carries our tag, a line each."""
@@ -189,8 +190,9 @@ class Engine:
         ]
 
 
-def _changed(standing: Standing, meanwhile: Snapshot | str) -> tuple[str, ...]:
-    """What others did to their own things while the fault was in force."""
+def _told(standing: Standing, meanwhile: Snapshot | str) -> str:
+    """What others did to their own things while the fault was in force; empty if nothing."""
     if standing.applied is None or isinstance(meanwhile, str):
-        return ()
-    return tuple(snapshot.diff(snapshot.foreign(standing.applied), snapshot.foreign(meanwhile)))
+        return ""
+    changed = snapshot.diff(snapshot.foreign(standing.applied), snapshot.foreign(meanwhile))
+    return f"changed by others during the fault: {'; '.join(changed)}" if changed else ""

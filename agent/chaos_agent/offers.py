@@ -49,7 +49,13 @@ def _unit(host: Host, name: str) -> UnitFacts | None:
     if found is None:
         return None
     active = found.active in ("active", "reloading")
-    return UnitFacts(found.id, active, found.freezer != "running", found.invocation)
+    return UnitFacts(
+        id=found.id,
+        active=active,
+        frozen=found.freezer != "running",
+        invocation=found.invocation,
+        dependents=tuple(host.systemd.at_work(found.stopped_with)),
+    )
 
 
 def memory_total() -> int:

@@ -13,7 +13,7 @@ from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine, Standing
 from chaos_agent.journal import epoch_file, quarantine_file, read_quarantine
 from chaos_core import envelope
-from chaos_core.errors import ChaosError, NotInForce, Refused, Unsupported
+from chaos_core.errors import ChaosError, Refused, Unsupported
 from chaos_core.faults import parse
 from chaos_core.lease import KERNEL_GRAIN, End, LeaseTable
 from chaos_core.log import Log
@@ -94,7 +94,7 @@ class Supervisor:
     def _renew(self, fault: str, hold_until: int, now: int) -> None:
         try:
             self.engine.renew(fault, hold_until)
-        except (NotInForce, OSError) as error:
+        except (ChaosError, OSError) as error:
             self._end(fault, self._why_gone(fault, now), now, str(error))
 
     def _apply(self, request: Apply, now: int) -> None:
@@ -226,9 +226,8 @@ class Supervisor:
         if outcome.difference:
             self._to_quarantine(fault, outcome.difference)
             detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
-        if outcome.changed:
-            told = f"changed by others during the fault: {'; '.join(outcome.changed)}"
-            detail = f"{detail}; {told}" if detail else told
+        if outcome.told:
+            detail = f"{detail}; {outcome.told}" if detail else outcome.told
         self._ended.append(
             FaultStatus(
                 fault=fault,

@@ -23,6 +23,7 @@ from chaos_controller.store import LatchRow, NewRun, Occupied, Store
 from chaos_controller.timeline import Feed, Recorder, Timeline
 from chaos_core import run as core
 from chaos_core.envelope import Draw
+from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.log import Log
 from chaos_core.text import printable
 from chaos_proto.identity import Identity
@@ -156,7 +157,8 @@ class Runs:
             await asyncio.sleep(TICK_S)
             now = clock.now()
             for live in list(self.live.values()):
-                self._step(live, core.Tick(), now)
+                for event in (*self._silent(live, now), core.Tick()):
+                    self._step(live, event, now)
             self._sweep(now)
 
     # ── one run ───────────────────────────────────────────────────────────────────────────
@@ -276,6 +278,17 @@ class Runs:
             return None
         why = "the node was rebooted" if rebooted else "the node does not know the fault (any more)"
         return core.Ended(part.fault, "lost", not session.quarantine, why)
+
+    def _silent(self, live: Live, now: int) -> list[core.Event]:
+        """The nodes that had a heartbeat's time, after their leases, to be heard and were not."""
+        found: list[core.Event] = []
+        for part in live.machine.nodes.values():
+            session = self._fleet.sessions.get(part.name)
+            heard_at = session.heard_at if session else 0
+            lapsed = self._fleet.lapsed_at(part.name, live.id)
+            if lapsed and heard_at <= lapsed and now > lapsed + HEARTBEAT_INTERVAL:
+                found.append(core.Silent(part.fault))
+        return found
 
     # ── occupied nodes ────────────────────────────────────────────────────────────────────
 

@@ -96,13 +96,15 @@ class ProcessFacts:
 class UnitFacts:
     """A unit of systemd's: its own name for it, whether it runs, whether somebody froze it.
 
-    ``invocation`` is another one with each start, in hexadecimal.
+    ``invocation`` is another one with each start, in hexadecimal. ``dependents`` are the
+    units at work that systemd stops, and restarts, together with it.
     """
 
     id: str
     active: bool
     frozen: bool = False
     invocation: str = ""
+    dependents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

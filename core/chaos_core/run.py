@@ -105,6 +105,13 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Silent:
+    """A node was last heard before its lease ended: its fault is over, how is not known."""
+
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     """An operator or an abort condition ends the run."""
 
@@ -116,7 +123,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Start | Refusal | InForce | Ended | Abort | Tick
+Event = Start | Refusal | InForce | Ended | Silent | Abort | Tick
 
 # ── instructions ──────────────────────────────────────────────────────────────────────────
 
@@ -193,6 +200,8 @@ class Run:
                 self._in_force(fault)
             case Ended():
                 self._ended(event, now)
+            case Silent(fault):
+                self._silent(fault, now)
             case Abort(reason):
                 self._abort(reason, now)
             case _:
@@ -241,6 +250,12 @@ class Run:
             self._fail(Verdict.FAILED, f"{node.name}: ended early ({event.reason}){text}", now)
         elif not was_in_force and self.may_hold:
             self._fail(Verdict.FAILED, f"{node.name}: never in force when read back", now)
+
+    def _silent(self, fault: str, now: int) -> None:
+        node = self.nodes.get(fault)
+        if node is not None and node.phase in (NodePhase.SENT, NodePhase.IN_FORCE):
+            text = f"{node.name}: not heard since its lease ended, and the fault with it"
+            self._fail(Verdict.FAILED, text, now)
 
     def _fail(self, verdict: Verdict, reason: str, now: int) -> None:
         """Remember the first failure and end the fault wherever it still is."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 from tests.fuzz import fault_params, judge
 from tests.fuzz.controller_wire import message
@@ -120,7 +121,7 @@ class Rogue:
         """An apply of ours counts from the last heartbeat; all else goes as it is."""
         try:
             said = pb.ToAgent.FromString(data)
-        except Exception:
+        except DecodeError:
             return data
         if said.HasField("apply") and not said.apply.seq and self.last is not None:
             said.apply.seq = self.last.seq

@@ -6,6 +6,7 @@ other sessions (``make fuzz`` sets them).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -145,8 +146,9 @@ class Rogue:
             self._link.socket.send(data)
         except (ConnectionError, InvalidInput, BlockingIOError):
             self._link = None  # refused as a flood, or dropped for one
-        except OSError:
-            pass  # larger than the socket takes
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
 
     def _hear(self) -> None:
         """Every heartbeat in time, and of a size that a link takes."""

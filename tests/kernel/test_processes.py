@@ -16,7 +16,7 @@ from chaos_agent.linux import processes
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
-from chaos_core.errors import Unsupported
+from chaos_core.errors import NotInForce, Unsupported
 from chaos_core.node import ProcessQuery
 
 MARK = f"chaos-test-victim-{os.getpid()}"
@@ -110,6 +110,27 @@ def test_a_kill_is_read_back(host: Host, victims: list[subprocess.Popen[bytes]])
     assert mine.wait(5) == -signal.SIGKILL
     assert ops(effect).verify(host, effect) is None
     assert other.poll() is None
+
+
+def test_a_kill_that_got_half_its_way_is_not_called_refused(
+    host: Host, victims: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A security module, say, lets us signal the one and not the other."""
+    first, second = victims
+    send = processes.send
+
+    def not_the_second(pid: int, start: int, name: str) -> bool:
+        if pid == second.pid:
+            raise PermissionError(1, "Operation not permitted")
+        return send(pid, start, name)
+
+    monkeypatch.setattr(processes, "send", not_the_second)
+    known = found(ProcessQuery(cmdline=MARK))
+    both = tuple((process.pid, known[process.pid]) for process in (first, second))
+    with pytest.raises(NotInForce, match=f"{second.pid}.*1 had got it"):
+        apply(host, Kill(both, "SIGKILL", True))
+    with pytest.raises(Unsupported, match="CAP_KILL"):
+        apply(host, Kill(both[1:], "SIGKILL", True))
 
 
 def test_a_recycled_pid_is_never_touched(

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from chaos_agent.effects.chain import ChainOps
+from chaos_agent.engine import Engine
 from chaos_agent.journal import Journal
 from chaos_agent.linux.boottime import now_us
+from chaos_core.errors import Unsupported
 from chaos_core.messages import Release, Revert
 
 SECOND = 1_000_000
@@ -57,6 +59,27 @@ def test_a_grant_renews_the_runs_that_it_names_and_no_others(node: Any) -> None:
     node.grant("r-1")
     assert node.status(mine).expires_at > was[mine]
     assert node.status(other).expires_at == was[other]
+
+
+@pytest.mark.usefixtures("kernel")
+def test_one_renewal_that_fails_in_any_way_keeps_no_other_from_being_renewed(
+    node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd, say, does not answer: that ends the fault that it holds, and no other."""
+    bad, good = node.partition(), node.partition(peers="10.9.0.3")
+    renew, was = Engine.renew, node.status(good).expires_at
+
+    def silent(engine: Engine, fault: str, hold_until: int) -> None:
+        if fault == bad:
+            raise Unsupported("systemd does not answer on the system bus")
+        renew(engine, fault, hold_until)
+
+    monkeypatch.setattr(Engine, "renew", silent)
+    node.grant("r-1")
+    assert (node.status(bad).state, node.status(bad).clean) == ("ended", True)
+    assert "does not answer" in node.status(bad).detail
+    assert node.status(good).state == "in_force"
+    assert node.status(good).expires_at > was
 
 
 def test_the_duration_ends_a_fault_however_often_it_is_renewed(node: Any) -> None:

@@ -520,6 +520,28 @@ def test_our_own_services_are_protected_in_every_profile() -> None:
             compiled("unit.stop", {"unit": name}, replace(WITH_APP, units={own.id: own}))
 
 
+@pytest.mark.parametrize("kind", ["unit.stop", "unit.restart"])
+def test_a_service_whose_end_takes_others_along_is_refused(kind: str) -> None:
+    """They would be stopped too, without anybody to start them again."""
+    needed = replace(APP, dependents=("web.service", "worker.service"))
+    with pytest.raises(Refused, match=r"web\.service, worker\.service"):
+        compiled(kind, {"unit": "app"}, replace(WITH_APP, units={"app.service": needed}))
+
+
+def test_a_pause_takes_nobody_along() -> None:
+    needed = replace(APP, dependents=("web.service",))
+    assert compiled("process.pause", {"unit": "app"}, replace(WITH_APP, units={APP.id: needed}))
+
+
+@pytest.mark.parametrize(
+    "name", ["qemu-guest-agent", "google-guest-agent", "amazon-ssm-agent", "walinuxagent"]
+)
+def test_what_the_host_of_a_vm_reaches_it_by_is_protected(name: str) -> None:
+    agent = UnitFacts(f"{name}.service", active=True)
+    with pytest.raises(Refused, match="protected"):
+        compiled("unit.stop", {"unit": name}, replace(WITH_APP, units={agent.id: agent}))
+
+
 def test_a_restart_knows_which_invocation_it_ends() -> None:
     node = replace(WITH_APP, units={"app.service": replace(APP, invocation="ab12")})
     assert compiled("unit.restart", {"unit": "app"}, node) == (Restart("app.service", "ab12"),)

@@ -24,6 +24,7 @@ from chaos_core.run import (
     Refusal,
     Revert,
     Run,
+    Silent,
     Start,
     Tick,
     Verdict,
@@ -128,6 +129,28 @@ def test_a_node_that_never_gets_in_force_fails_the_run_within_the_budget() -> No
     assert {step.node for step in steps if isinstance(step, Revert)} == {"a", "b"}
     play(run, (2 * INJECT_BUDGET, ended("fa", "revert")), (10 * MINUTE, Tick()))
     assert (run.verdict, run.reason) == (Verdict.FAILED, f"b: not in force within {INJECT_BUDGET}")
+
+
+def test_a_node_that_is_not_heard_past_its_lease_ends_the_run_at_once() -> None:
+    run = make("a", "b")
+    play(run, *IN_FORCE, (2 * S, InForce("fb")))
+    steps = play(run, (10 * S, Silent("fb")))
+    assert phases(steps) == ["recover"]
+    assert {step.node for step in steps if isinstance(step, Revert)} == {"a", "b"}
+    assert play(run, (10 * S, Silent("fb"))) == []
+    play(run, (11 * S, ended("fa", "revert")))
+    assert not run.over  # it may come back and say how its fault ended
+    play(run, (12 * S, ended("fb", "lease")))
+    assert run.verdict is Verdict.FAILED
+    assert run.reason == "b: not heard since its lease ended, and the fault with it"
+
+
+def test_silence_of_what_has_ended_says_nothing() -> None:
+    run = make("a", "b")
+    play(run, *IN_FORCE, (2 * S, InForce("fb")), (61 * S, ended("fa")))
+    assert play(run, (61 * S, Silent("fa"))) == []
+    play(run, (62 * S, ended("fb")))
+    assert run.verdict is Verdict.HELD
 
 
 def test_a_node_that_falls_silent_is_not_waited_for_beyond_the_budgets() -> None:

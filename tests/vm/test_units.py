@@ -216,6 +216,29 @@ def test_what_may_not_be_hurt_is_refused(app: Drill, unit: str, code: Exit, said
     assert state(app) == before
 
 
+@pytest.mark.parametrize("kind", ["unit.stop", "unit.restart"])
+@pytest.mark.parametrize("bond", ["Requires=front.service", "PartOf=app.service"])
+def test_a_service_that_others_go_down_with_is_left_alone(app: Drill, kind: str, bond: str) -> None:
+    """systemd would stop them with it; nobody would start them again."""
+    before = state(app)
+    needs = f"[Unit]\n{bond}\n[Service]\nExecStart=/bin/sleep infinity\n"
+    app.fleet.put("n1", "/run/systemd/system/needs.service", needs)
+    units.reload(app.fleet, "n1")
+    words = ("inject", kind, "unit=app", "-n", "n1", "--for", "2s", "--yes")
+    try:
+        app.fleet.exec("n1", ["systemctl", "start", "needs"])
+        code, out, err = app.chaosctl(*words)
+        assert (code, "systemd stops needs.service" in out + err) == (Exit.REFUSED, True), out + err
+        assert state(app) == before
+        app.fleet.exec("n1", ["systemctl", "stop", "needs"])
+        code, out, err = app.chaosctl(*words)  # what is down already is none
+        assert code == Exit.DONE, out + err
+    finally:
+        app.fleet.exec("n1", ["systemctl", "stop", "needs"])
+        app.fleet.exec("n1", ["rm", "/run/systemd/system/needs.service"])
+        units.reload(app.fleet, "n1")
+
+
 def test_a_service_that_is_down_cannot_be_stopped(app: Drill) -> None:
     app.fleet.exec("n1", ["systemctl", "stop", "app"])
     try:

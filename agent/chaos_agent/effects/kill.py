@@ -6,7 +6,7 @@ from chaos_agent.effects._at_once import AtOnce
 from chaos_agent.linux import processes
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
-from chaos_core.errors import Unsupported
+from chaos_core.errors import NotInForce, Unsupported
 
 
 class KillOps(AtOnce):
@@ -17,13 +17,16 @@ class KillOps(AtOnce):
         expires_at_us: int,  # noqa: ARG002
         deadline_us: int | None = None,  # noqa: ARG002
     ) -> None:
-        try:
-            sent = [processes.send(pid, start, effect.signal) for pid, start in effect.victims]
-        except PermissionError as error:
-            raise Unsupported(
-                f"not allowed to send {effect.signal}: {error}", hint="the keeper needs CAP_KILL"
-            ) from None
-        if not any(sent):
+        sent = 0
+        for pid, start in effect.victims:
+            try:
+                sent += processes.send(pid, start, effect.signal)
+            except PermissionError as error:
+                what = f"not allowed to send {effect.signal} to {pid}: {error}"
+                if sent:
+                    raise NotInForce(f"{what}; {sent} had got it before") from None
+                raise Unsupported(what, hint="the keeper needs CAP_KILL") from None
+        if not sent:
             raise Unsupported("all of these processes had ended before")
 
     def verify(self, host: Host, effect: Kill) -> str | None:  # noqa: ARG002

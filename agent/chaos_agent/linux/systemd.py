@@ -21,6 +21,9 @@ _PATIENCE_S = 1.0
 _MOST_CPU, _LAST_TO_GO = 10_000, -900
 _TRIES = 30
 _NAME = "org.freedesktop.systemd1"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+# To stop a unit stops those too, systemd.unit(5).
+_STOPPED_WITH = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,14 @@ class UnitState:
     """``id`` is systemd's own name, ``active`` its ActiveState, ``freezer`` its FreezerState.
 
     ``invocation`` is its InvocationID in hexadecimal: another one with each start.
+    ``stopped_with`` are the units, running or not, that are stopped when it is.
     """
 
     id: str
     active: str
     freezer: str
     invocation: str
+    stopped_with: tuple[str, ...]
 
 
 class Systemd:
@@ -61,12 +66,23 @@ class Systemd:
     def state(self, unit: str) -> UnitState | None:
         """How a unit is; None when there is none of that name."""
         path = self._call("LoadUnit", "s", unit)[0]
-        if self._property(path, "Unit", "LoadState") == "not-found":
+        said = self._properties(path, "Unit")
+        if said["LoadState"] == "not-found":
             return None
-        keys = ("Id", "ActiveState", "FreezerState")
-        invocation = bytes(self._property(path, "Unit", "InvocationID")).hex()
-        name, active, freezer = (str(self._property(path, "Unit", key)) for key in keys)
-        return UnitState(name, active, freezer, invocation)
+        return UnitState(
+            id=said["Id"],
+            active=said["ActiveState"],
+            freezer=said["FreezerState"],
+            invocation=bytes(said["InvocationID"]).hex(),
+            stopped_with=tuple(
+                sorted({unit for key in _STOPPED_WITH for unit in said.get(key, ())})
+            ),
+        )
+
+    def at_work(self, units: Sequence[str]) -> list[str]:
+        """Those of the units that are not down."""
+        found = self._call("ListUnitsByNames", "as", list(units))[0] if units else []
+        return [name for name, _, _, active, *_ in found if active not in ("inactive", "failed")]
 
     def freeze(self, unit: str) -> None:
         """Pause all its processes. Raises Unsupported where cgroups cannot."""
@@ -91,7 +107,11 @@ class Systemd:
     # ── timers of our own ─────────────────────────────────────────────────────────────────
 
     def arm(self, name: str, microseconds: int, argv: Sequence[str]) -> None:
-        """A timer ``name`` that runs ``argv`` as root, so long from now; again if it fails."""
+        """A timer ``name`` that runs ``argv`` as root, so long from now; again if it fails.
+
+        It counts on CLOCK_MONOTONIC, which stands still while the machine is suspended. It
+        is read back: when this returns, it is waiting.
+        """
         service = [
             ("Description", ("s", "Chaos agent: undo what the agent could not")),
             ("DefaultDependencies", ("b", False)),
@@ -118,7 +138,7 @@ class Systemd:
             "ssa(sv)a(sa(sv))",
             *(f"{name}.timer", "fail", timer, [(f"{name}.service", service)]),
         )
-        self._wait(lambda: name in self.armed(), f"{name}.timer is not armed")
+        self._wait(lambda: self.is_waiting(name), f"{name}.timer is not armed")
 
     def armed(self) -> list[str]:
         """Names of our timers, waiting or at work. Asks the file system only."""
@@ -162,7 +182,11 @@ class Systemd:
 
     def _property(self, path: str, interface: str, name: str) -> Any:
         words = (f"{_NAME}.{interface}", name)
-        return self._send(path, "org.freedesktop.DBus.Properties", "Get", "ss", words)[0][1]
+        return self._send(path, _PROPERTIES, "Get", "ss", words)[0][1]
+
+    def _properties(self, path: str, interface: str) -> dict[str, Any]:
+        found = self._send(path, _PROPERTIES, "GetAll", "s", (f"{_NAME}.{interface}",))[0]
+        return {name: value for name, (_, value) in found.items()}
 
     def _call(self, method: str, signature: str, *body: Any) -> Any:
         return self._send("", f"{_NAME}.Manager", method, signature, body)

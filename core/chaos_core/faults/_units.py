@@ -20,6 +20,7 @@ _NEVER = (
     *("ssh.service", "ssh@*", "sshd*", "getty@*", "serial-getty@*", "console-getty*", "user@*"),
     *("user-runtime-dir@*", "NetworkManager*", "networking*", "ifup@*", "wpa_supplicant*"),
     *("dhclient*", "dhcpcd*", "connman*", "cloud-*", "nftables*", "iptables*", "netfilter-*"),
+    *("*guest-agent*", "amazon-ssm-agent*", "walinuxagent*", "waagent*", "open-vm-tools*"),
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.\\@-]{1,200}")
 
@@ -70,5 +71,20 @@ class UnitFault(Fault, ABC):
                 f"unit: {facts.id} is {state} on {node.name}",
                 where=self.kind,
                 hint="start it first",
+            )
+        return facts
+
+    def alone(self, node: NodeView) -> UnitFacts:
+        """The same for a fault that ends its processes. Raises Refused if others go with it.
+
+        A unit that requires, is bound to or is part of the service is stopped with it,
+        and would stay so.
+        """
+        facts = self.target(node)
+        if facts.dependents:
+            raise Refused(
+                f"unit: with {facts.id}, systemd stops {', '.join(facts.dependents)}",
+                where=self.kind,
+                hint="name what nothing depends on, or process.pause it",
             )
         return facts

@@ -24,5 +24,5 @@ class UnitRestart(UnitFault):
     needs: ClassVar[tuple[str, ...]] = ("systemd",)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:  # noqa: ARG002
-        target = self.target(node)
+        target = self.alone(node)
         return (Restart(target.id, target.invocation),)

@@ -14,7 +14,9 @@ class UnitStop(UnitFault):
     """The service is stopped in good order, and started again at the end.
 
     ``Restart=`` does not bring it back before; a socket or a dependency may, which
-    ends the fault as disturbed.
+    ends the fault as disturbed. One that takes long to stop takes long to come back:
+    an abort that finds it on its way down quarantines the node, and the timer goes on
+    trying to start it.
     """
 
     kind = "unit.stop"
@@ -25,4 +27,4 @@ class UnitStop(UnitFault):
     needs: ClassVar[tuple[str, ...]] = ("systemd",)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        return timed(node, fault_id, Unit(self.target(node).id, "stopped"))
+        return timed(node, fault_id, Unit(self.alone(node).id, "stopped"))

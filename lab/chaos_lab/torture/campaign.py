@@ -86,7 +86,7 @@ def _record(kind: Kind, node: Node) -> tuple[Step, ...]:
     code = node.drill.inject(kind.name, *kind.params, nodes=(node.name,), seconds=4).wait()
     said: list[dict[str, Any]] = node.warden.said(place, "step")
     node.warden.order("disarm")
-    wrong = node.unsettled(()) or "; ".join(node.residue())
+    wrong, _ = node.settled()
     steps = (Step(**step) for step in said)
     kept = tuple(step for step in steps if step.stage != "hold" or step.nth <= _HOLD_SEEN)
     for verb in _VERBS:  # without one of them the tracer does not know the keeper any more

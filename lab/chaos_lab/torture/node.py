@@ -25,6 +25,7 @@ _PYTHON = "/opt/chaosctl/bin/python3"
 _TRACED = f"[Service]\nExecStart=\nExecStart={_PYTHON} -m chaos_lab.torture.tracer run\n"
 _VICTIM = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 _ANSWER_S = 10.0
+_BACK_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,21 @@ class Node:
     def look_back(self) -> None:
         units.look_back(self.drill.fleet, self.name)
         self.alone = False
+
+    def settled(self, struck: Iterable[int] = ()) -> tuple[str, list[str]]:
+        """Wait until the agent is at work and the node equals its listing.
+
+        What does not after 40 s, and how the node differs; both empty when all is well.
+        """
+        deadline = time.monotonic() + _BACK_S
+        while True:
+            wrong, residue = self.unsettled(struck), []
+            if not wrong:
+                residue = self.residue()
+                wrong = "; ".join(residue)
+            if not wrong or time.monotonic() > deadline:
+                return wrong and f"after {_BACK_S:g} s: {wrong}", residue
+            time.sleep(0.5)
 
     def unsettled(self, struck: Iterable[int]) -> str:
         """Why the agent is not at work, with other processes than those struck; or nothing."""

@@ -28,7 +28,7 @@ from chaos_lab.torture.report import BOUND_S, Result
 
 _LATE_MS = 200.0  # half of what is added; far from any jitter of a busy machine
 _CLEAR_LOOKS = 10  # a second of them
-_SEEN_S, _STEP_S, _GONE_S, _BACK_S, _OVER_S = 15.0, 40.0, 15.0, 40.0, 40.0
+_SEEN_S, _STEP_S, _GONE_S, _OVER_S = 15.0, 40.0, 15.0, 40.0
 _REBOOT_ORDERED_S = 0.3
 
 
@@ -262,15 +262,7 @@ def _recover(case: Case, node: Node, struck: list[int]) -> tuple[str, list[str]]
     """Wait until the agent is at work and the node equals its listing; what does not."""
     if case.hit.signal == "SIGSTOP" and not case.hit.alone:
         struck = []  # a link that was stopped goes on
-    deadline = time.monotonic() + _BACK_S
-    while True:
-        wrong, residue = node.unsettled(struck), []
-        if not wrong:
-            residue = node.residue()
-            wrong = "; ".join(residue)
-        if not wrong or time.monotonic() > deadline:
-            return wrong and f"after {_BACK_S:g} s: {wrong}", residue
-        time.sleep(0.5)
+    return node.settled(struck)
 
 
 def _start_afresh(node: Node) -> None:

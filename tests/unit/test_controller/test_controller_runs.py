@@ -17,6 +17,7 @@ from chaos_core.errors import (
     Refused,
     Unsupported,
 )
+from chaos_core.run import Phase
 from chaos_proto.v1 import chaos_pb2 as pb
 
 from .rig import Rig, injection, until
@@ -215,6 +216,19 @@ async def test_nodes_that_cannot_take_a_fault(rig: Rig) -> None:
             "quarantined",
             "unreachable",
         ]
+
+
+async def test_a_node_that_goes_away_ends_its_run_soon_after_its_lease(rig: Rig) -> None:
+    """And not only when the duration, of up to five minutes, is over."""
+    agent = await rig.agent("n1")
+    async with rig.operator() as ann:
+        call = ann.stub.Inject(injection("n1", duration_us=60_000_000))
+        await until(lambda: agent.active())
+        agent.silent = True
+        live = next(iter(rig.controller.runs.live.values()))
+        await until(lambda: live.machine.phase is Phase.RECOVER, timeout_s=10)
+        call.cancel()
+    assert "n1: not heard since its lease ended" in live.timeline.events[-1].text
 
 
 async def test_a_second_node_is_refused_while_the_first_carries_a_fault(rig: Rig) -> None:
