@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench sim \
+.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench catalogue sim \
 	abort-bound fuzz clean
 
 PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
@@ -47,6 +47,9 @@ bench: setup ## measure what bench/README.md tabulates
 
 abort-bound: setup ## abort 30 times each at 1, 3 and 7 nodes, reachable and cut off; docs/safety-case
 	@$(BIN)/python -m bench.fleet.bound --nodes 1 3 7 --aborts 30 --to docs/safety-case
+
+catalogue: setup ## measure every fault on the lab's VMs; docs/faults.md, docs/catalogue.json
+	@$(BIN)/chaosctl lab catalogue --to docs
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
 	@$(BIN)/python -m tests.sim --seeds 100000

@@ -117,6 +117,8 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     typer.echo(f"firewall  {found['firewall']}\n")
     for kind, offer in found["kinds"].items():
         typer.echo(f"{'yes' if offer['ok'] else 'NO ':4}{kind:20} {offer['why']}".rstrip())
+    for problem in found["problems"]:
+        typer.echo(f"NO  {problem}")
     typer.echo("\nwhat was tried:")
     for ability in found["abilities"]:
         mark = "yes" if ability["ok"] else "NO"

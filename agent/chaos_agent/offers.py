@@ -15,7 +15,7 @@ from chaos_agent.linux import processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
-from chaos_core.faults import Fault, kinds
+from chaos_core.faults import Fault, kinds, problems
 from chaos_core.messages import Hello
 from chaos_core.node import Device, NodeView, Route, UnitFacts
 
@@ -68,7 +68,7 @@ def memory_total() -> int:
 
 
 def examine_host(host: Host) -> dict[str, Any]:
-    """What doctor found, as JSON data: abilities, firewall, and each kind with its verdict."""
+    """What doctor found, as JSON data: abilities, firewall, each kind with its verdict, and what plug-ins lack."""
     report = examine(host)
     abilities = {ability.name: ability for ability in report.abilities}
     return {
@@ -78,6 +78,7 @@ def examine_host(host: Host) -> dict[str, Any]:
             for ability in report.abilities
         ],
         "kinds": {kind: _offer(cls, abilities) for kind, cls in kinds().items()},
+        "problems": list(problems()),
     }
 
 

@@ -33,10 +33,12 @@ def keeper(path: Path) -> None:
         supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
         # These two load all that a fault will need: a lease must not wait for an import.
         effects.load()
-        offers = examine_host(host)["kinds"]
+        found = examine_host(host)
+        for problem in found["problems"]:
+            log.warning("a kind of fault is not offered", why=problem)
         Keeper(
             supervisor,
-            lambda: hello(config, supervisor.leases.epoch, offers),
+            lambda: hello(config, supervisor.leases.epoch, found["kinds"]),
             Listener(config.socket),
             now_us,
             log,

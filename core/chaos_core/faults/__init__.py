@@ -2,7 +2,8 @@
 
 A fault is a pydantic model of its parameters with a ``kind``, a ``draw`` from
 the envelope and a pure ``compile`` to effects. Modules are discovered by being
-here; a name that starts with an underscore is a helper.
+here; a name that starts with an underscore is a helper. Others add kinds by entry points
+(``_plugins.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chaos_core.effects import Effect
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput
+from chaos_core.faults import _plugins
 from chaos_core.node import NOTHING, Asks, NodeView
 
 _SHOWN = 8  # problems of one set of parameters
@@ -63,6 +65,40 @@ class Fault(BaseModel, ABC):
 @cache
 def kinds() -> Mapping[str, type[Fault]]:
     """Every known fault by its kind, sorted."""
+    return dict(sorted({**_built_in(), **_plugged_in()[0]}.items()))
+
+
+def problems() -> tuple[str, ...]:
+    """Why kinds of others are not there, a line each."""
+    return _plugged_in()[1]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of every kind with its parameters, for editors and forms."""
+    schemas = {kind: cls.model_json_schema() for kind, cls in kinds().items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A fault and its parameters",
+        "type": "object",
+        "required": ["kind", "params"],
+        "properties": {"kind": {"enum": list(schemas)}, "params": {"type": "object"}},
+        "oneOf": [
+            {
+                "description": kinds()[kind].summary,
+                "properties": {"kind": {"const": kind}, "params": schema},
+            }
+            for kind, schema in schemas.items()
+        ],
+    }
+
+
+@cache
+def _plugged_in() -> tuple[Mapping[str, type[Fault]], tuple[str, ...]]:
+    return _plugins.load(Fault, _built_in())
+
+
+@cache
+def _built_in() -> Mapping[str, type[Fault]]:
     found: dict[str, type[Fault]] = {}
     for module in pkgutil.iter_modules(__path__):
         if module.name.startswith("_"):
@@ -71,7 +107,7 @@ def kinds() -> Mapping[str, type[Fault]]:
         for member in members:
             if isinstance(member, type) and issubclass(member, Fault) and "kind" in vars(member):
                 found[member.kind] = member
-    return dict(sorted(found.items()))
+    return found
 
 
 def lookup(kind: str) -> type[Fault]:
