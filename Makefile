@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench catalogue sim \
-	abort-bound fuzz clean
+.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench catalogue \
+	sim abort-bound fuzz clean
 
 PYTHON_TREES := proto core agent controller ctl lab packaging tests bench
 BIN := .venv/bin

@@ -68,7 +68,10 @@ def memory_total() -> int:
 
 
 def examine_host(host: Host) -> dict[str, Any]:
-    """What doctor found, as JSON data: abilities, firewall, each kind with its verdict, and what plug-ins lack."""
+    """What doctor found, as JSON data: abilities, firewall, each kind with its verdict.
+
+    ``problems`` are the kinds of others that cannot be had.
+    """
     report = examine(host)
     abilities = {ability.name: ability for ability in report.abilities}
     return {

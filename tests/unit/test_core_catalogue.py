@@ -96,9 +96,7 @@ def test_what_cannot_be_had_is_told_and_replaces_nothing(chaosctl: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "why"), [("acme.clumsy", "ZeroDivisionError"), ("acme.thief", "'users-own'")]
 )
-def test_an_error_of_somebody_elses_refuses_their_fault(
-    chaosctl: Any, kind: str, why: str
-) -> None:
+def test_an_error_of_somebody_elses_refuses_their_fault(chaosctl: Any, kind: str, why: str) -> None:
     code, _, err = chaosctl(
         "inject", kind, "peers=10.0.0.2", "delay=1ms", "--for", "5s", "--dry-run"
     )
