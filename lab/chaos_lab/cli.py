@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,6 +57,30 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
 
     with console.status(title):
         yield say
+
+
+@contextmanager
+def fresh_fleet(
+    name: str, title: str, *, keep: bool
+) -> Iterator[tuple[Fleet, Callable[[str], None]]]:
+    """A fleet of its own, booted from the image, and ``progress``; its logs are kept."""
+    from chaos_lab import drill as drills
+    from chaos_lab.fleet import Fleet
+    from chaos_lab.layout import LabDir
+
+    lab = LabDir.find().beside(name)
+    with progress(title) as say:
+        fleet = Fleet(lab, say=say)
+        fleet.down()
+        shutil.rmtree(lab.home / "logs", ignore_errors=True)
+        try:
+            fleet.up()
+            yield fleet, say
+        finally:
+            if fleet.is_up:
+                drills.keep_logs(fleet, lab.home / "logs")
+            if not keep:
+                fleet.down()
 
 
 @app.command()
@@ -120,22 +145,11 @@ def drill(
     only if every check held.
     """
     from chaos_lab import drill as drills
-    from chaos_lab.fleet import Fleet
     from chaos_lab.layout import LabDir
 
-    lab = LabDir.find()
-    with progress("drilling") as say:
-        fleet = Fleet(lab.beside("drill"), say=say)
-        fleet.down()
-        try:
-            fleet.up()
-            report = drills.run(fleet, say=say, tell=lambda check: say(f"  {_line(check)}"))
-            report.write(lab.home)
-        finally:
-            if fleet.is_up:
-                drills.keep_logs(fleet, lab.home / "drill" / "logs")
-            if not keep:
-                fleet.down()
+    with fresh_fleet("drill", "drilling", keep=keep) as (fleet, say):
+        report = drills.run(fleet, say=say, tell=lambda check: say(f"  {_line(check)}"))
+        report.write(LabDir.find().home)
     if output is Output.JSON:
         typer.echo(report.as_json())
     else:
@@ -144,8 +158,7 @@ def drill(
 
 
 def _line(check: Check) -> str:
-    mark = "[green]held  [/green]" if check.passed else "[red]FAILED[/red]"
-    return f"{mark} {check.id:18} {check.shown}"
+    return _mark(check.passed, f"{check.id:18} {check.shown}")
 
 
 def _show_report(report: Report) -> None:
@@ -176,29 +189,15 @@ def torture(
     Plays on a fleet of its own. Writes report.json, report.md and the VMs' logs to the
     directory torture of the lab's. Ends with 0 only if every round held.
     """
-    from chaos_lab import drill as drills
-    from chaos_lab.fleet import Fleet
-    from chaos_lab.layout import LabDir
     from chaos_lab.provision import provision
     from chaos_lab.torture import campaign
 
-    lab = LabDir.find().beside("torture")
-    with progress("torturing") as say:
-        fleet = Fleet(lab, say=say)
-        fleet.down()
-        shutil.rmtree(lab.home / "logs", ignore_errors=True)
-        try:
-            fleet.up()
-            provision(fleet, profile="lab", say=say)
-            report = campaign.run(
-                fleet, seed=seed, drawn=rounds, only=only, say=say, tell=lambda r: say(_round(r))
-            )
-            report.write(lab.home)
-        finally:
-            if fleet.is_up:
-                drills.keep_logs(fleet, lab.home / "logs")
-            if not keep:
-                fleet.down()
+    with fresh_fleet("torture", "torturing", keep=keep) as (fleet, say):
+        provision(fleet, profile="lab", say=say)
+        report = campaign.run(
+            fleet, seed=seed, drawn=rounds, only=only, say=say, tell=lambda r: say(_round(r))
+        )
+        report.write(fleet.lab.home)
     if output is Output.JSON:
         typer.echo(report.as_json())
     else:
@@ -206,10 +205,53 @@ def torture(
     raise typer.Exit(Exit.DONE if report.passed else Exit.FAILED)
 
 
+@app.command()
+def catalogue(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure only this kind; may be repeated.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Write catalogue.json and faults.md to this directory.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the fleet up afterwards.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Measure every kind of fault from outside, and how soon it is gone.
+
+    Ends with 0 only if every kind did what was asked and left nothing.
+    """
+    from chaos_core import catalogue as definitions
+    from chaos_core.faults import lookup
+    from chaos_lab import catalogue as measuring
+    from chaos_lab.drill.context import Drill
+    from chaos_lab.provision import provision
+
+    kinds = {lookup(kind).kind for kind in only or ()}
+    chosen = [one for one in measuring.MEASURES if not kinds or one.kind in kinds]
+    with fresh_fleet("catalogue", "measuring the catalogue", keep=keep) as (fleet, say):
+        provision(fleet, profile="lab", say=say)
+        rows = measuring.run(Drill(fleet, say), chosen, lambda row: say(_mark(row.held, row.line)))
+    found = [row.as_json() for row in rows]
+    if to:
+        kept = to / "catalogue.json"
+        others = json.loads(kept.read_text()) if kinds and kept.exists() else []
+        found = sorted(
+            [*found, *(row for row in others if row["kind"] not in kinds)],
+            key=lambda row: (row["kind"], row["params"]),
+        )
+        kept.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        (to / "faults.md").write_text(definitions.page(found))
+    if output is Output.JSON:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    raise typer.Exit(Exit.DONE if all(row.held for row in rows) else Exit.FAILED)
+
+
+def _mark(good: bool, line: str) -> str:
+    return f"{'[green]held  [/green]' if good else '[red]FAILED[/red]'} {line}"
+
+
 def _round(result: Result) -> str:
-    if result.passed:
-        return f"[green]held  [/green] {result.line}"
-    return f"[red]FAILED[/red] {result.line}\n{'':10}{result.why}"
+    return _mark(result.passed, result.line + ("" if result.passed else f"\n{'':10}{result.why}"))
 
 
 def _show_rounds(report: RoundsReport) -> None:

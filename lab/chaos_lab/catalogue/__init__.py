@@ -1,0 +1,137 @@
+"""The catalogue: every kind of fault, measured from outside on a fleet of VMs.
+
+For each kind: its effect against what was asked, and how long it outlives the end of its
+duration, an abort, and the death of an agent that nobody starts again; then the node is
+compared with its listing from before. A kind is added by a ``Measure`` in the module of
+its family.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from chaos_core.errors import ChaosError
+from chaos_lab import provision
+from chaos_lab.catalogue import network, resources, services
+from chaos_lab.catalogue.probe import NODE, Measure, Probe
+from chaos_lab.drill import residue, units
+from chaos_lab.drill.context import Drill
+
+MEASURES: tuple[Measure, ...] = (*network.MEASURES, *resources.MEASURES, *services.MEASURES)
+
+_BOUND_S = 5.0  # P3: an abort's; the others are bounded by the lease, which is shorter
+_LONG_S, _SHORT_S = 90, 5
+
+
+@dataclass(slots=True)
+class Row:
+    """What was found of one kind. ``gone`` is in seconds from the cause, by its name."""
+
+    kind: str
+    params: str
+    asked: str
+    measured: str = ""
+    held: bool = False
+    gone: dict[str, float] = field(default_factory=dict)
+    residue: str = ""
+    date: str = ""
+
+    @property
+    def line(self) -> str:
+        """In one line, for people."""
+        gone = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in self.gone.items())
+        return f"{self.kind}: {self.measured} (asked: {self.asked}); gone: {gone or 'at once'}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) -> list[Row]:
+    """Measure on a fleet that is up and provisioned with profile lab. ``tell`` hears each row."""
+    services.give(drill)
+    rows = [
+        Row(one.kind, " ".join(one.words(drill)[1:]), one.asked, date=time.strftime("%Y-%m-%d"))
+        for one in measures
+    ]
+    for one, row in zip(measures, rows, strict=True):
+        _try(drill, one, row, (_bites, _lasts))
+        tell(row)
+    lasting = [(one, row) for one, row in zip(measures, rows, strict=True) if one.lasts]
+    units.look_away(drill.fleet, NODE)
+    try:
+        _start(drill)
+        for one, row in lasting:
+            if row.held:
+                _try(drill, one, row, (_orphaned,))
+                tell(row)
+    finally:
+        units.look_back(drill.fleet, NODE)
+        _start(drill)
+    return rows
+
+
+Step = Callable[[Drill, Measure, Probe, Row], None]
+
+
+def _try(drill: Drill, measure: Measure, row: Row, steps: Iterable[Step]) -> None:
+    """Play the steps on a node that must be the same before and after."""
+    before = residue.listing(drill, NODE)
+    try:
+        with measure.probe(drill) as probe:
+            for step in steps:
+                step(drill, measure, probe, row)
+    except ChaosError as error:
+        row.measured, row.held = str(error).splitlines()[0], False
+        with suppress(ChaosError):
+            drill.abort()
+            drill.resume()
+    row.residue = "; ".join(residue.difference(before, residue.listing(drill, NODE)))
+    row.held = row.held and not row.residue and all(s < _BOUND_S for s in row.gone.values())
+
+
+def _bites(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
+    """What it does; and an abort."""
+    probe.base()
+    run = drill.inject(*measure.words(drill), nodes=(NODE,), seconds=_LONG_S)
+    run.reached("observe")
+    row.measured, row.held = probe.during()
+    pressed, _ = drill.abort()
+    if measure.lasts:
+        row.gone["abort"] = probe.gone_after(pressed)
+    drill.resume()
+    run.wait()
+
+
+def _lasts(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
+    """The end of its duration."""
+    if not measure.lasts:
+        return
+    run = drill.inject(*measure.words(drill), nodes=(NODE,), seconds=_SHORT_S)
+    asked = run.reached("inject")
+    run.reached("observe")
+    row.gone["duration"] = max(0.0, probe.gone_after(asked + _SHORT_S))
+    run.wait()
+
+
+def _orphaned(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
+    """The keeper is killed, and nobody starts it or ``recover``."""
+    probe.base()
+    run = drill.inject(*measure.words(drill), nodes=(NODE,), seconds=_LONG_S)
+    run.reached("observe")
+    time.sleep(1.5)  # it has been renewed
+    hit_at = time.monotonic()
+    drill.fleet.exec(NODE, ["systemctl", "kill", "-s", "KILL", provision.KEEPER_UNIT])
+    row.gone["killed"] = probe.gone_after(hit_at)
+    run.drop()
+    _start(drill)
+    drill.abort()
+    drill.resume()
+
+
+def _start(drill: Drill) -> None:
+    units.restart(drill.fleet, NODE)
+    provision.wait_connected(drill.fleet)

@@ -1,0 +1,88 @@
+"""Faults of services and processes, measured by who asks the service."""
+
+from __future__ import annotations
+
+import time
+from typing import Self
+
+from chaos_lab.catalogue.probe import NODE, PEER, Measure, Probe
+from chaos_lab.drill.context import Drill
+from chaos_lab.drill.measure import Answers, delayed
+
+PORT = 8080
+_UNIT = f"""
+[Service]
+ExecStart=/usr/bin/python3 -m http.server {PORT}
+User=nobody
+Restart=always
+RestartSec=1
+[Install]
+WantedBy=multi-user.target
+"""
+_BACK_S = 10.0
+
+
+def give(drill: Drill) -> None:
+    """Install ``app.service``, which answers on the node, and start it."""
+    drill.fleet.put(NODE, "/etc/systemd/system/app.service", _UNIT)
+    drill.fleet.exec(NODE, ["systemctl", "daemon-reload"])
+    drill.fleet.exec(NODE, ["systemctl", "enable", "--now", "app"])
+
+
+class Service(Probe):
+    """Whether ``app.service`` answers a peer."""
+
+    def __init__(self, drill: Drill) -> None:
+        self.drill = drill
+        self.answers = Answers(drill.fleet, PEER, drill.ip(NODE), PORT)
+
+    def __enter__(self) -> Self:
+        self.answers.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.answers.__exit__(None, None, None)
+
+    def base(self) -> None:
+        self.answers.wait(lambda reply: reply.rtt is not None)
+        self.pid = self.main_pid()
+
+    def main_pid(self) -> str:
+        argv = ["systemctl", "show", "app", "-p", "MainPID", "--value"]
+        return self.drill.fleet.exec(NODE, argv).stdout.strip()
+
+    def gone_after(self, since: float) -> float:
+        return self.answers.clean_after(since, delayed(250))
+
+
+class Down(Service):
+    """It does not answer at all."""
+
+    def during(self) -> tuple[str, bool]:
+        self.answers.wait(delayed(250))
+        since = time.monotonic()
+        time.sleep(3)
+        asked = [reply for reply in self.answers.replies if reply.at > since]
+        answered = [reply for reply in asked if reply.rtt is not None]
+        return f"{len(answered)} of {len(asked)} answered", bool(asked) and not answered
+
+
+class Anew(Service):
+    """It has another main process, and answers again."""
+
+    def during(self) -> tuple[str, bool]:
+        deadline = time.monotonic() + _BACK_S
+        while self.main_pid() in (self.pid, "0") and time.monotonic() < deadline:
+            time.sleep(0.2)
+        since = time.monotonic()
+        back = self.answers.clean_after(since, delayed(250), _BACK_S)
+        new = self.main_pid() != self.pid
+        return f"another main process, answers again: {new and back < _BACK_S}", new
+
+
+MEASURES = (
+    Measure("process.pause", "unit=app", "no answer", Down),
+    Measure("unit.stop", "unit=app", "no answer", Down),
+    Measure("unit.restart", "unit=app", "another main process", Anew, lasts=False),
+    Measure("process.kill", "unit=app", "another main process", Anew, lasts=False),
+)
