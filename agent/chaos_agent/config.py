@@ -30,9 +30,11 @@ RUNTIME = Path("/run/chaos")
 PKI = Path("/var/lib/chaos-link")  # the link renews what is there
 LINK_USER = "chaos"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}=[A-Za-z0-9._-]{1,63}\Z")
+_MOST_LABELS = 32
 
 _KEYS = {
-    "node": ("name",),
+    "node": ("name", "labels"),
     "controller": ("address",),
     "envelope": (
         *("profile", "latency", "loss", "cpu", "memory", "runs"),
@@ -45,7 +47,7 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class AgentConfig:
-    """The checked configuration. ``controller`` is ``host:port``; empty when there is none."""
+    """The checked configuration. ``controller`` is ``host:port``, or empty."""
 
     node: str
     controller: str = ""
@@ -55,6 +57,7 @@ class AgentConfig:
     state: Path = STATE
     runtime: Path = RUNTIME
     pki: Path = PKI
+    labels: tuple[str, ...] = ()
 
     @property
     def socket(self) -> Path:
@@ -122,6 +125,7 @@ class _Reader:
         controller = str(self._get("controller", "address", "", _text))
         return AgentConfig(
             node=str(self._get("node", "name", _hostname(), _node_name)),
+            labels=tuple(self._get("node", "labels", (), _labels)),
             controller=controller,
             envelope=self._envelope(),
             protected=Protected(
@@ -227,6 +231,15 @@ def _node_name(value: Any) -> str:
     if not _NAME.match(_text(value)):
         raise ValueError(f"{value!r}: use 1 to 32 of a-z, 0-9 and '-'")
     return str(value)
+
+
+def _labels(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _MOST_LABELS:
+        raise ValueError(f"a list of at most {_MOST_LABELS} labels is expected, like ['role=db']")
+    for item in value:
+        if not _LABEL.match(_text(item)):
+            raise ValueError(f"{item!r} is not a label like role=db")
+    return tuple(value)
 
 
 def _cidrs(value: Any) -> tuple[str, ...]:

@@ -214,6 +214,8 @@ def _hello(hello: Hello) -> pb.Hello:
         boot_id=hello.boot_id,
         epoch=hello.epoch,
         envelope=json.dumps(hello.envelope, sort_keys=True),
+        addresses=hello.addresses,
+        labels=hello.labels,
         kinds=[
             pb.KindOffer(kind=kind, **{**offer, "schema": json.dumps(offer["schema"])})
             for kind, offer in hello.kinds.items()

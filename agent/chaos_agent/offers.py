@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
 from chaos_core.faults import Fault, kinds, problems
-from chaos_core.messages import Hello
+from chaos_core.messages import MAX_ADDRESSES, Hello
 from chaos_core.node import Device, NodeView, Route, UnitFacts
 
 
@@ -102,7 +103,14 @@ def _offer(cls: type[Fault], abilities: Mapping[str, Ability]) -> dict[str, Any]
     }
 
 
-def hello(config: AgentConfig, epoch: int, offers: dict[str, Any]) -> Hello:
+def addresses(host: Host) -> tuple[str, ...]:
+    """This node's own, by which others may reach it: on this host or on this link is none."""
+    found = (text for device in host.routes.devices() for text in device.addresses)
+    parsed = map(ipaddress.ip_address, found)
+    return tuple(str(one) for one in parsed if not (one.is_loopback or one.is_link_local))
+
+
+def hello(config: AgentConfig, host: Host, epoch: int, offers: dict[str, Any]) -> Hello:
     """Who this node is and what it can and may do. ``offers`` are examine_host()'s kinds."""
     return Hello(
         node=config.node,
@@ -111,4 +119,6 @@ def hello(config: AgentConfig, epoch: int, offers: dict[str, Any]) -> Hello:
         epoch=epoch,
         envelope=envelope.as_json(config.envelope),
         kinds=offers,
+        addresses=addresses(host)[:MAX_ADDRESSES],
+        labels=config.labels,
     )

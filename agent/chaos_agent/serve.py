@@ -38,7 +38,7 @@ def keeper(path: Path) -> None:
             log.warning("a kind of fault is not offered", why=problem)
         Keeper(
             supervisor,
-            lambda: hello(config, supervisor.leases.epoch, found["kinds"]),
+            lambda: hello(config, host, supervisor.leases.epoch, found["kinds"]),
             Listener(config.socket),
             now_us,
             log,

@@ -290,6 +290,8 @@ def _node(name: str, row: Mapping[str, Any], session: NodeSession | None, now: i
         node.faults.extend(session.faults)
         node.quarantine.extend(session.quarantine)
         node.kinds.extend(session.hello.kinds)
+        node.addresses.extend(session.hello.addresses)
+        node.labels.extend(session.hello.labels)
         if session.heard_at:
             node.heartbeat_age_s = (now - session.heard_at) / 1_000_000
     return node

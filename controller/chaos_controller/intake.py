@@ -8,17 +8,20 @@ since a node must not lose its lease for a long text.
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
-from chaos_controller.limits import MAX_HEARTBEAT, MAX_HELLO, MAX_KINDS, MAX_STATUSES
+from chaos_controller.limits import MAX_HEARTBEAT, MAX_HELLO, MAX_KINDS, MAX_LABELS, MAX_STATUSES
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
-from chaos_core.messages import MAX_DETAIL, MAX_LINE, MAX_LINES, read_params
+from chaos_core.messages import MAX_ADDRESSES, MAX_DETAIL, MAX_LINE, MAX_LINES, read_params
 from chaos_core.text import printable
 from chaos_proto.v1 import chaos_pb2 as pb
 
+_LABEL: Final = 100
 _WORD: Final = 64  # bytes of a name, an id, a state
 _SENTENCE: Final = 300
 _EPOCHS: Final = 2**63
@@ -43,6 +46,8 @@ def hello(said: pb.Hello) -> Envelope:
         offer.summary = printable(offer.summary, _SENTENCE)
         offer.lease_holder = printable(offer.lease_holder, _SENTENCE)
         offer.why = printable(offer.why, MAX_DETAIL)
+    _replace(said.addresses, filter(_reachable, said.addresses[:MAX_ADDRESSES]))
+    _replace(said.labels, (printable(text, _LABEL) for text in said.labels[:MAX_LABELS]))
     return ceilings
 
 
@@ -59,10 +64,28 @@ def heartbeat(said: pb.Heartbeat, node: str) -> pb.Heartbeat:
         for name in _STATUS_WORDS:
             setattr(status, name, printable(getattr(status, name), _WORD))
         status.detail = printable(status.detail, MAX_DETAIL)
-    lines = [printable(line, MAX_LINE) for line in said.quarantine[:MAX_LINES]]
-    del said.quarantine[:]
-    said.quarantine.extend(lines)
+    _replace(said.quarantine, (printable(text, MAX_LINE) for text in said.quarantine[:MAX_LINES]))
     return said
+
+
+def _replace(field: Any, values: Iterable[str]) -> None:
+    kept = list(values)
+    del field[:]
+    field.extend(kept)
+
+
+def _reachable(text: str) -> bool:
+    """Whether that can be an address by which others reach a node: a fault may aim at it."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return not (
+        address.is_loopback
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+    )
 
 
 def _envelope(said: pb.Hello) -> Envelope:

@@ -18,6 +18,7 @@ HELLO_WAIT_S: Final = 5.0
 MAX_HELLO: Final = 128 * 1024  # bytes; the schemas of all kinds
 MAX_HEARTBEAT: Final = 128 * 1024
 MAX_KINDS: Final = 200  # in a hello
+MAX_LABELS: Final = 32  # in a hello
 MAX_STATUSES: Final = 64  # in a heartbeat; a keeper tells of 32 at most
 # An agent heartbeats each second and at each change; more than this is a flood.
 MESSAGES_PER_S: Final = 20.0

@@ -7,9 +7,11 @@ nodes may carry faults at once only the controller can know.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from chaos_controller import targets
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.limits import MAX_NODES
@@ -31,30 +33,42 @@ from chaos_proto.v1 import chaos_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request that makes sense. ``draw`` is None for a kind that only its agents know."""
+    """A request that makes sense.
+
+    ``params`` are canonical JSON, by the nodes that are to carry the fault; ``asked`` is
+    what they were made of. ``draw`` is None for a kind that only its agents know.
+    """
 
     kind: str
-    params: str  # canonical JSON
-    nodes: tuple[str, ...]
+    asked: str
+    params: Mapping[str, str]
     duration: Duration
     draw: Draw | None
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self.params)
 
-def read(request: pb.InjectRequest, known: Collection[str], fleet: Fleet) -> Wanted:
+
+async def read(request: pb.InjectRequest, known: Mapping[str, object], fleet: Fleet) -> Wanted:
     """Check a request by itself. ``known`` are all nodes. Raises InvalidInput."""
-    nodes = tuple(sorted(set(request.nodes)))
+    nodes = set(request.nodes)
     if not nodes or len(nodes) > MAX_NODES:
         what = f"more than {MAX_NODES} nodes named" if nodes else "no node named"
         raise InvalidInput(what, hint="-n NODE")
-    for node in nodes:
+    for node in sorted(nodes):
         if node not in known:
             hint = faults.nearest(node, dict.fromkeys(sorted(known))) if known else ""
             raise InvalidInput(f"unknown node {node!r}", hint=hint or "no agent has ever connected")
     if request.duration_us <= 0:
         raise InvalidInput("a fault needs a duration", hint="--for 60s")
-    params, draw = _fault(request, nodes, fleet)
+    asked = _canonical(read_params(request.params or "{}", request.kind))
+    _offered(request.kind, nodes, fleet)
+    found = await targets.expand(request, known, fleet)
+    params = {node: _canonical(found[node]) for node in sorted(found)}
+    draws = [_draw(request.kind, each) for each in found.values()]
     duration = Duration(min(request.duration_us, 2**62))
-    return Wanted(request.kind, params, nodes, duration, draw)
+    return Wanted(request.kind, asked, params, duration, draws[0])
 
 
 def check_open(authority: Authority, latch: LatchRow | None, now: int) -> None:
@@ -114,23 +128,25 @@ def check_radius(
     blast.check(wanted.nodes, busy, ceilings, len(nodes))
 
 
-def _fault(
-    request: pb.InjectRequest, nodes: Sequence[str], fleet: Fleet
-) -> tuple[str, Draw | None]:
-    """Canonical parameters, and what they draw if the kind is known here."""
-    params = read_params(request.params or "{}", request.kind)
-    canonical = json.dumps(params, sort_keys=True, separators=(",", ":"))
-    if len(canonical) > MAX_PARAMS:
+def _canonical(params: Mapping[str, Any]) -> str:
+    text = json.dumps(params, sort_keys=True, separators=(",", ":"))
+    if len(text) > MAX_PARAMS:
         raise InvalidInput(f"more than {MAX_PARAMS} bytes", where="params")
-    if request.kind in faults.kinds():
-        return canonical, faults.parse(request.kind, params).draw()
+    return text
+
+
+def _offered(kind: str, nodes: Collection[str], fleet: Fleet) -> None:
+    """Raise InvalidInput for a kind that neither we nor the nodes know."""
     sessions = (fleet.sessions.get(node) for node in nodes)
     offered = {offer.kind for session in sessions if session for offer in session.hello.kinds}
-    if request.kind not in offered:
-        names = dict.fromkeys(sorted({*faults.kinds(), *offered}))
-        hint = faults.nearest(request.kind, names)
-        raise InvalidInput(f"unknown fault {request.kind!r}", hint=hint)
-    return canonical, None
+    names = dict.fromkeys(sorted({*faults.kinds(), *offered}))
+    if kind not in names:
+        raise InvalidInput(f"unknown fault {kind!r}", hint=faults.nearest(kind, names))
+
+
+def _draw(kind: str, params: Mapping[str, Any]) -> Draw | None:
+    """What they take from a node, if the kind is known here."""
+    return faults.parse(kind, params).draw() if kind in faults.kinds() else None
 
 
 def _reachable(node: str, fleet: Fleet, authority: Authority, now: int) -> NodeSession:

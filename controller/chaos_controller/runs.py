@@ -11,6 +11,7 @@ import asyncio
 import json
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -39,7 +40,7 @@ class Live:
 
     id: str
     kind: str
-    params: str
+    params: Mapping[str, str]  # by node
     draw: Draw | None
     started: int
     machine: core.Run
@@ -81,7 +82,7 @@ class Runs:
         """Start a run, or raise why not. It goes on by itself from here."""
         async with self._starting:
             nodes = await self._store.nodes()
-            wanted = preflight.read(request, nodes, self._fleet)
+            wanted = await preflight.read(request, nodes, self._fleet)
             run = "r-" + "".join(secrets.choice(_ALPHABET) for _ in range(6))
             faults = {node: secrets.token_hex(4) for node in wanted.nodes}
 
@@ -99,7 +100,7 @@ class Runs:
                 run,
                 self._authority.epoch,
                 wanted.kind,
-                wanted.params,
+                wanted.asked,
                 int(wanted.duration),
                 str(actor),
                 faults,
@@ -179,6 +180,9 @@ class Runs:
         self._record(
             live, "created", machine.phase, text=f"{wanted.kind} on {where} for {wanted.duration}"
         )
+        for node, params in wanted.params.items():
+            if params != wanted.asked:
+                self._record(live, "resolved", machine.phase, node=node, text=params)
         self._log.info("run started", run=run, kind=wanted.kind, nodes=where, actor=actor)
         latch = self._authority.latch  # an abort may have come while the disk was written
         self._step(live, core.Abort(latch.reason) if latch else core.Start(), now)
@@ -226,7 +230,7 @@ class Runs:
                     run=live.id,
                     fault=fault,
                     kind=live.kind,
-                    params=live.params,
+                    params=live.params[node],
                     duration_us=int(live.machine.duration),
                 )
             )

@@ -31,6 +31,7 @@ MAX_RUNS = 16  # named by one grant
 MAX_REASON = 500  # of a release
 MAX_REVERT_REASON = 200
 MAX_DETAIL = 1_000
+MAX_ADDRESSES = 64  # of a node, in its hello
 MAX_ENDED = MAX_FAULTS  # faults that have ended and that heartbeats still tell of
 MAX_LINES = 20  # differences of a quarantined node that heartbeats tell of
 MAX_LINE = 500
@@ -138,6 +139,8 @@ class Hello(Message):
     epoch: int
     envelope: dict[str, Any]
     kinds: dict[str, Any]  # kind → {schema, summary, lease_holder, risky, ok, why}
+    addresses: tuple[str, ...] = ()  # by which others may reach it
+    labels: tuple[str, ...] = ()  # like role=db
 
 
 class Heartbeat(Message):

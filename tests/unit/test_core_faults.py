@@ -152,7 +152,13 @@ def test_an_unknown_parameter_is_named_with_the_nearest(kind: str) -> None:
             {"peers": "10.0.0.2", "delay": "1ms", "correlation": "5%"},
             "only with a jitter",
         ),
-        ("network.loss", {"peers": "web1", "percent": "1%"}, "not an address"),
+        ("network.loss", {"peers": "10.0.0.256", "percent": "1%"}, "not an address"),
+        ("network.loss", {"peers": "web 1", "percent": "1%"}, "not an address"),
+        ("network.loss", {"peers": "2001:db8::g", "percent": "1%"}, "not an address"),
+        ("network.partition", {}, "either peers or a topology"),
+        ("network.partition", {"peers": "10.0.0.2", "topology": "one"}, "either peers or"),
+        ("network.partition", {"topology": "star"}, "topology"),
+        ("network.partition", {"topology": "one", "groups": "a|b"}, "groups: go with"),
         ("network.loss", {"peers": "10.0.0.1/24", "percent": "1%"}, "host bits"),
         ("network.loss", {"peers": "fe80::1%eth0", "percent": "1%"}, "not an address"),
         ("network.loss", {"peers": "10.0.0.2", "percent": "0%"}, "above 0%"),
@@ -177,6 +183,22 @@ def test_bad_input_is_one_clear_message(kind: str, given: dict[str, Any], what: 
     with pytest.raises(InvalidInput) as caught:
         faults.parse(kind, given)
     assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("network.loss", {"peers": "10.0.0.2,web1", "percent": "1%"}),
+        ("network.loss", {"peers": "role=db", "percent": "1%"}),
+        ("network.partition", {"topology": "halves"}),
+    ],
+)
+def test_what_only_the_controller_can_resolve_is_not_compiled(
+    kind: str, given: dict[str, Any]
+) -> None:
+    """A keeper has no network to ask, and a guess might hit somebody else."""
+    with pytest.raises(InvalidInput, match="only the controller"):
+        compiled(kind, given)
 
 
 def test_a_fault_that_is_a_file_in_the_package_is_found(

@@ -97,7 +97,6 @@ def _plugged_in() -> tuple[Mapping[str, type[Fault]], tuple[str, ...]]:
     return _plugins.load(Fault, _built_in())
 
 
-@cache
 def _built_in() -> Mapping[str, type[Fault]]:
     found: dict[str, type[Fault]] = {}
     for module in pkgutil.iter_modules(__path__):

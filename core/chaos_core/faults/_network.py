@@ -31,6 +31,9 @@ DETOUR = (*MATCHING, "mark", "clsact", "fw")
 MAX_PEERS = 64  # each is one netlink message a renewal
 MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
 _PORT = re.compile(r"(\d{1,5})(?:[:-](\d{1,5}))?\Z", re.ASCII)
+# Names of hosts and of nodes, and labels like role=db. What looks like an address is none.
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})(=[A-Za-z0-9._-]{1,63})?")
+_NUMBERS = re.compile(r"[0-9.]+")
 _NEIGHBOUR_DISCOVERY = ("133", "134", "135", "136", "137")
 _DHCP: dict[Family, tuple[str, ...]] = {4: ("67", "68"), 6: ("546", "547")}
 Direction = Literal["in", "out", "both"]
@@ -63,7 +66,7 @@ class NetworkFault(Fault):
     """Selectors: a packet is hit when it goes to (or comes from) a peer and all given match."""
 
     peers: TextList = Field(
-        description="addresses or CIDRs of the other side, IPv4 and IPv6, at most 64"
+        description="the other side: addresses, CIDRs, host names, nodes or labels (role=db)"
     )
     ports: TextList = Field(
         default=(), description="the peer's ports or ranges (80,8000-8010); TCP and UDP"
@@ -83,7 +86,7 @@ class NetworkFault(Fault):
             raise ValueError("name at least one peer, for example peers=10.0.0.2")
         if len(value) > MAX_PEERS:
             raise ValueError(f"{len(value)} peers are more than {MAX_PEERS}")
-        return tuple(dict.fromkeys(str(_network(text)) for text in value))
+        return tuple(dict.fromkeys(map(_peer, value)))
 
     @field_validator("ports", "local_ports")
     @classmethod
@@ -105,8 +108,22 @@ class NetworkFault(Fault):
             raise ValueError("protocol: icmp has no ports")
         return self
 
+    def names(self) -> tuple[str, ...]:
+        """The peers that are no addresses: the controller puts addresses in their place."""
+        return tuple(text for text in self.peers if _is_name(text))
+
     def networks(self, family: Family) -> tuple[Network, ...]:
-        """The peers of one family, those inside a larger one left out."""
+        """The peers of one family, those inside a larger one left out.
+
+        Raises InvalidInput when one is a name.
+        """
+        if self.names():
+            raise InvalidInput(
+                f"peers: {self.names()[0]!r} is a name, and only the controller turns names"
+                " into addresses",
+                where=self.kind,
+                hint="give addresses here",
+            )
         nets = [net for net in map(_network, self.peers) if net.version == family]
         return tuple(ipaddress.collapse_addresses(nets))  # type: ignore[type-var]
 
@@ -275,6 +292,15 @@ class NetworkFault(Fault):
                         where=self.kind,
                         hint="name the other side",
                     )
+
+
+def _peer(text: str) -> str:
+    """A name as it is, an address or a CIDR in its canonical form."""
+    return text if _is_name(text) else str(_network(text))
+
+
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None and _NUMBERS.fullmatch(text) is None
 
 
 def _network(text: str) -> Network:

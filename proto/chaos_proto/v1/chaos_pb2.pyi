@@ -93,6 +93,8 @@ class Hello(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     ENVELOPE_FIELD_NUMBER: _builtins.int
     KINDS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     version: _builtins.str
     boot_id: _builtins.str
@@ -102,6 +104,14 @@ class Hello(_message.Message):
     """The node's envelope as JSON (core/envelope.py: as_json)."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindOffer]: ...
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Its own addresses by which others may reach it, without prefix length."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Like role=db; from its own agent.toml."""
+
     def __init__(
         self,
         *,
@@ -111,10 +121,12 @@ class Hello(_message.Message):
         epoch: _builtins.int = ...,
         envelope: _builtins.str = ...,
         kinds: _abc.Iterable[Global___KindOffer] | None = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "envelope", b"envelope", "epoch", b"epoch", "kinds", b"kinds", "node", b"node", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "envelope", b"envelope", "epoch", b"epoch", "kinds", b"kinds", "labels", b"labels", "node", b"node", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -471,6 +483,8 @@ class Node(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     CERTIFICATE_EXPIRES_FIELD_NUMBER: _builtins.int
     CERTIFICATE_OLD_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     state: _builtins.str
     """connected, unreachable, quarantined, fenced"""
@@ -490,6 +504,12 @@ class Node(_message.Message):
     def quarantine(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindOffer]: ...
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As the node said when it connected; empty when it is not."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -506,10 +526,12 @@ class Node(_message.Message):
         kinds: _abc.Iterable[Global___KindOffer] | None = ...,
         certificate_expires: _builtins.str = ...,
         certificate_old: _builtins.bool = ...,
+        addresses: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "boot_id", b"boot_id", "certificate_expires", b"certificate_expires", "certificate_old", b"certificate_old", "envelope", b"envelope", "faults", b"faults", "heartbeat_age_s", b"heartbeat_age_s", "kinds", b"kinds", "name", b"name", "profile", b"profile", "quarantine", b"quarantine", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "boot_id", b"boot_id", "certificate_expires", b"certificate_expires", "certificate_old", b"certificate_old", "envelope", b"envelope", "faults", b"faults", "heartbeat_age_s", b"heartbeat_age_s", "kinds", b"kinds", "labels", b"labels", "name", b"name", "profile", b"profile", "quarantine", b"quarantine", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -183,6 +183,8 @@ class Agent:
     unable: str = ""
     quarantine: tuple[str, ...] = ()
     stays_quarantined: bool = False
+    addresses: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     on_apply: Callable[[pb.Apply], None] = lambda _: None
     sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
@@ -222,6 +224,8 @@ class Agent:
             boot_id=self.boot_id,
             epoch=self.epoch,
             envelope=json.dumps(ceilings),
+            addresses=self.addresses,
+            labels=self.labels,
             kinds=[
                 pb.KindOffer(kind=kind, ok=not self.unable, why=self.unable) for kind in kinds()
             ],
