@@ -58,12 +58,12 @@ def as_viewer(system: Drill) -> Iterator[list[str]]:
 # ── faults that production refuses, and other families ────────────────────────────────────
 
 
-@pytest.mark.parametrize("action", ["drop", "reject"])
+@pytest.mark.parametrize(("action", "by_name"), [("drop", True), ("reject", False)])
 def test_a_partition_cuts_both_ways_in_both_families_and_nobody_else(
-    system: Drill, action: str
+    system: Drill, action: str, by_name: bool
 ) -> None:
     n2 = system.fleet.seat("n2")
-    peers = f"peers={n2.ip},{n2.ip6}"
+    peers = "peers=n2" if by_name else f"peers={n2.ip},{n2.ip6}"
     with system.fault("network.partition", peers, f"action={action}", nodes=("n1",), seconds=60):
         for address in (n2.ip, n2.ip6):
             assert not pings(system, "n1", address)
@@ -73,6 +73,21 @@ def test_a_partition_cuts_both_ways_in_both_families_and_nobody_else(
         assert system.node("n1")["state"] == "connected"
     assert pings(system, "n2", system.ip("n1"))
     assert not system.node("n1")["quarantine"]
+
+
+def test_a_topology_cuts_the_nodes_of_the_run_from_each_other(system: Drill) -> None:
+    """The minority of three is the first: it alone carries the fault."""
+    nodes = ("n1", "n2", "n3")
+    with system.fault("network.partition", "topology=minority", nodes=nodes):
+        for other in ("n2", "n3"):
+            assert not pings(system, "n1", system.ip(other))
+            assert not pings(system, other, system.fleet.seat("n1").ip6)
+        assert pings(system, "n2", system.ip("n3"))
+        carried = [
+            any(f["state"] == "in_force" for f in system.node(name)["faults"]) for name in nodes
+        ]
+        assert carried == [True, False, False]
+    assert pings(system, "n1", system.ip("n3"))
 
 
 def test_latency_reaches_ipv6_and_leaves_the_other_direction_alone(system: Drill) -> None:
