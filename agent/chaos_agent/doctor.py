@@ -16,7 +16,7 @@ from chaos_agent.effects.pipe import release
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import Link
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
 _NAME = f"{LINK_PREFIX}doctor"
@@ -53,8 +53,7 @@ def examine(host: Host) -> Report:
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
         _try("kill", _kill),
     ]
-    legacy = all(ability.ok for ability in found if ability.name in ("mark", "multiport"))
-    return Report(tuple(found), _firewall(legacy))
+    return Report(tuple(found), _firewall(host))
 
 
 def _try(name: str, attempt: Callable[[], object]) -> Ability:
@@ -111,21 +110,26 @@ def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
     with _trial_set(host, family) as ipset:
         yield Ability(f"ipset{suffix}", ipset.ok, ipset.why)
         for name, table, rule in rules:
-            chain = Chain(_CHAIN, family, table, "OUTPUT", (rule,))
-            yield _try(f"{name}{suffix}", lambda chain=chain: host.xtables.try_rule(chain))  # type: ignore[misc]
+            chain = Chain(_CHAIN, family, table, "OUTPUT", (rule,), host.backend)
+            yield _try(f"{name}{suffix}", lambda chain=chain: _trial_rule(host, chain))  # type: ignore[misc]
+
+
+def _trial_rule(host: Host, chain: Chain) -> None:
+    host.chains(chain.backend).try_rule(chain)
 
 
 @contextmanager
 def _trial_set(host: Host, family: Family) -> Iterator[Ability]:
     def attempt() -> None:
-        host.sets.create(_NAME, family)
-        host.sets.put(_NAME, family, "192.0.2.1/32" if family == 4 else "2001:db8::1/128", 1)
+        sets = host.sets_of(host.backend)
+        sets.create(_NAME, family)
+        sets.put(_NAME, family, ["192.0.2.1/32" if family == 4 else "2001:db8::1/128"], 1)
 
     try:
         yield _try("ipset", attempt)
     finally:
         with suppress(Unsupported):
-            host.sets.destroy(_NAME)
+            host.sets_of(host.backend).destroy(_NAME)
 
 
 def _cgroups(host: Host) -> Iterator[Ability]:
@@ -156,10 +160,11 @@ def _kill() -> None:
         raise Unsupported("processes of other users cannot be signalled without CAP_KILL")
 
 
-def _firewall(legacy: bool) -> str:
-    """Which firewalls there are. Ours is the legacy one; nftables' verdicts come in addition."""
-    from chaos_agent.linux.nft import tables  # weighs 1 MiB, and is needed once
-
-    here = "legacy xtables" if legacy else "legacy xtables do not work"
-    nft = tables()
-    return f"{here}; nftables in use too: {', '.join(nft)}" if nft else here
+def _firewall(host: Host) -> str:
+    """Which firewalls there are, and which of them keeps our rules."""
+    ours = {"xtables": "legacy xtables", "nft": "nftables"}[host.backend]
+    with suppress(Unsupported):
+        found = [" ".join(table) for table in host.nft.tables() if not is_ours(table[1])]
+        if found:
+            return f"rules of ours go to {ours}; tables of nftables: {', '.join(found)}"
+    return f"rules of ours go to {ours}"

@@ -40,6 +40,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         mark_mask=config.mark_mask,
         profile=config.envelope.profile,
         systemd=RUNNING.is_dir(),
+        backend=host.backend,
         units=units,
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
     )

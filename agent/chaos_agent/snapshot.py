@@ -14,6 +14,7 @@ table that nobody has opened yet equals one that is empty.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ from chaos_core.effects import (
     Chain,
     Effect,
     Family,
+    LeasedSet,
     Pipe,
     Unit,
     is_ours,
@@ -47,6 +49,7 @@ _OURS = re.compile(rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})([0-9a-f]{{8}}|doctor)\b")
 _VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PACKETS|LINENO")
 _OPAQUE = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){8,}")  # unread: counters may be in it
 _EMPTY = "empty"
+_COUNTED = re.compile(r'"(?:packets|bytes|used|expires)": \d+,?')
 _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 
@@ -56,6 +59,7 @@ class Scope:
 
     devices: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
+    nft: bool = False  # every table of nftables
     units: frozenset[str] = frozenset()
 
 
@@ -64,7 +68,14 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
     effects = tuple(effects)
     return Scope(
         devices=frozenset(effect.device for effect in effects if isinstance(effect, Pipe)),
-        tables=frozenset(effect.table for effect in effects if isinstance(effect, Chain)),
+        tables=frozenset(
+            effect.table
+            for effect in effects
+            if isinstance(effect, Chain) and effect.backend == "xtables"
+        ),
+        nft=any(
+            effect.backend == "nft" for effect in effects if isinstance(effect, Chain | LeasedSet)
+        ),
         units=frozenset(effect.unit for effect in effects if isinstance(effect, Unit)),
     )
 
@@ -77,6 +88,7 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "qdiscs": traffic.qdiscs(),
         "filters": traffic.filters(),
         "rules": _rules(host, scope),
+        "nft": _nft(host, scope),
         "sets": _sets(host),
         "cgroups": _cgroups(host),
         "processes": (f"holder {name}" for name in children.find().values()),
@@ -229,6 +241,26 @@ def _rules(host: Host, scope: Scope) -> Iterator[str]:
                 if in_scope and not ours:
                     others = [e.text for e in entries if not is_ours(e.target)]
                     yield from (f"{where} {chain} {n}: {text}" for n, text in enumerate(others, 1))
+
+
+def _nft(host: Host, scope: Scope) -> Iterator[str]:
+    """nftables' tables, chains, rules and sets in scope, without what counts or times out."""
+    with suppress(Unsupported):
+        for family, table in host.nft.tables():
+            if is_ours(table) or scope.nft:
+                for kind, body in host.nft.table(family, table):
+                    yield f"{kind} {family} {table} {_steady(kind, body)}"
+
+
+def _steady(kind: str, body: dict[str, Any]) -> str:
+    dropped = {"handle", "family", "table", *(["elem"] if _changes(kind, body) else [])}
+    text = json.dumps({k: v for k, v in body.items() if k not in dropped}, sort_keys=True)
+    return _COUNTED.sub("", text)
+
+
+def _changes(kind: str, body: dict[str, Any]) -> bool:
+    """Whether the elements of a set come and go by themselves."""
+    return kind in ("set", "map") and bool({"timeout", "dynamic"} & set(body.get("flags", ())))
 
 
 def _sets(host: Host) -> Iterator[str]:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
+Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
@@ -43,7 +44,7 @@ def is_ours(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class LeasedSet:
-    """A kernel set of peers (ipset ``hash:net``) whose entries time out with the lease.
+    """A kernel set of peers (of ipset's or nftables') whose entries time out with the lease.
 
     This is the kernel's hold on the lease: without a live entry nothing matches,
     so nothing that hangs on the set has any effect. Entries are CIDRs; a /0 is
@@ -53,6 +54,7 @@ class LeasedSet:
     name: str
     family: Family
     entries: tuple[str, ...]
+    backend: Backend = "xtables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +115,17 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain of our own in one xtables table, entered by a jump at the head of ``hook``."""
+    """A chain of our own at the head of ``hook`` in one of xtables' tables.
+
+    With ``backend`` nft it is a base chain in a table of our own, with that table's priority.
+    """
 
     name: str
     family: Family
     table: Literal["mangle", "filter"]
     hook: Literal["POSTROUTING", "INPUT", "OUTPUT"]
     rules: tuple[Rule, ...]
+    backend: Backend = "xtables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +260,7 @@ def describe(effect: Effect) -> str:
     match effect:
         case LeasedSet():
             return (
-                f"set    {effect.name} (IPv{effect.family}, entries time out with the lease):"
+                f"set    {effect.name} ({_where(effect)}, entries time out with the lease):"
                 f" {', '.join(effect.entries)}"
             )
         case Pipe(netem=None):
@@ -273,7 +279,7 @@ def describe(effect: Effect) -> str:
                 f" netem {', '.join(parts)}"
             )
         case Chain():
-            head = f"chain  {effect.name} (IPv{effect.family} {effect.table}/{effect.hook})"
+            head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
         case Holder(work="burn"):
             return (
@@ -294,6 +300,10 @@ def describe(effect: Effect) -> str:
         case UndoTimer():
             undone = ", ".join(describe(from_text(text)) for text in effect.undo)
             return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"
+
+
+def _where(effect: LeasedSet | Chain) -> str:
+    return f"IPv{effect.family}" + (" nftables" if effect.backend == "nft" else "")
 
 
 def _rule(rule: Rule) -> str:

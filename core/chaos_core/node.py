@@ -11,6 +11,7 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from chaos_core.effects import Backend
 from chaos_core.errors import Unsupported
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -109,7 +110,8 @@ class UnitFacts:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits.
+    """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits,
+    ``backend`` the firewall that is in use there.
 
     ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
     that exist.
@@ -125,6 +127,7 @@ class NodeView:
     marks_in_use: frozenset[int] = frozenset()
     profile: str = "production"
     systemd: bool = False
+    backend: Backend = "xtables"
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Chain: rules of our own in one xtables table, entered by a jump at the head of a hook.
+"""Chain: rules of our own at the head of a hook, in xtables or in nftables.
 
 The chain is built and the jump inserted in one commit, and both go in one, so
 there is never half a chain in force. Protected traffic returns in its first rules.
@@ -28,30 +28,23 @@ class ChainOps:
                 " in agent.toml to bits that nobody else uses",
             )
         if self.verify(host, effect) is not None:
-            host.xtables.put(effect)
+            host.chains(effect.backend).put(effect)
 
     def verify(self, host: Host, effect: Chain) -> str | None:
         for device in sorted({rule.in_device or rule.out_device for rule in effect.rules} - {""}):
             link = host.tc.link(device)
             if link is None or not link.up:
                 return f"device {device} is {'down' if link else 'gone'}"
-        return host.xtables.difference(effect)
+        return host.chains(effect.backend).difference(effect)
 
     def renew(self, host: Host, effect: Chain, expires_at_us: int) -> None:
         """Nothing: without a live set entry the chain matches nothing."""
 
     def revert(self, host: Host, effect: Chain) -> None:
-        host.xtables.remove(effect.family, effect.table, effect.name)
+        host.chains(effect.backend).remove(effect.family, effect.table, effect.name)
 
     def absent(self, host: Host, effect: Chain) -> str | None:
-        chains = host.xtables.chains(effect.family, effect.table)
-        where = f"{effect.table} (IPv{effect.family})"
-        if effect.name in chains:
-            return f"chain {effect.name} is still in {where}"
-        for name, entries in chains.items():
-            if any(entry.target == effect.name for entry in entries):
-                return f"a jump to {effect.name} is still in {name} of {where}"
-        return None
+        return host.chains(effect.backend).leftover(effect)
 
 
 OPS = ChainOps()

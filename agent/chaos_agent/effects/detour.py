@@ -34,7 +34,11 @@ def look(host: Host, effects: tuple[Effect, ...], last: Counts) -> tuple[Counts,
     if not pipes:
         return last, None
     # In this order: what was marked by now is redirected, or on its way, by then.
-    marked = sum(host.xtables.marked(effect) for effect in effects if isinstance(effect, Chain))
+    marked = sum(
+        host.chains(effect.backend).marked(effect)
+        for effect in effects
+        if isinstance(effect, Chain)
+    )
     devices = {pipe.device: host.tc.link(pipe.device) for pipe in pipes}
     indices = [device.index for device in devices.values() if device]
     marks = {pipe.mark for pipe in pipes}

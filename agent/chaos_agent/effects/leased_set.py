@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
-from chaos_agent.linux.ipsets import SET_TYPE, canonical
+from chaos_agent.linux.ipsets import canonical
 from chaos_core.effects import LeasedSet
 from chaos_core.errors import NotInForce, Unsupported
 
@@ -31,15 +31,16 @@ class LeasedSetOps:
                 where=effect.name,
                 hint="apply again under a new lease",
             )
-        host.sets.create(effect.name, effect.family)
-        for entry in effect.entries:
-            host.sets.put(effect.name, effect.family, entry, timeout)
+        sets = host.sets_of(effect.backend)
+        sets.create(effect.name, effect.family)
+        sets.put(effect.name, effect.family, effect.entries, timeout)
 
     def verify(self, host: Host, effect: LeasedSet) -> str | None:
-        head = host.sets.head(effect.name)
+        sets = host.sets_of(effect.backend)
+        head = sets.head(effect.name)
         if head is None:
             return f"set {effect.name} is missing"
-        if (head.kind, head.family) != (SET_TYPE, effect.family):
+        if (head.kind, head.family) != (sets.kind, effect.family):
             return f"set {effect.name} is {head.kind} for IPv{head.family}"
         if not head.default_timeout:
             return f"set {effect.name} has entries that never time out"
@@ -62,23 +63,22 @@ class LeasedSetOps:
         timeout = _seconds_left(expires_at_us)
         if timeout < 1:
             return
-        for entry in effect.entries:
-            host.sets.put(effect.name, effect.family, entry, timeout)
+        host.sets_of(effect.backend).move(effect.name, effect.family, effect.entries, timeout)
 
     def revert(self, host: Host, effect: LeasedSet) -> None:
-        with suppress(Unsupported):  # a kernel without ipset has none of ours
-            host.sets.destroy(effect.name)
+        with suppress(Unsupported):  # a kernel without such sets has none of ours
+            host.sets_of(effect.backend).destroy(effect.name)
 
     def absent(self, host: Host, effect: LeasedSet) -> str | None:
         with suppress(Unsupported):
-            if host.sets.head(effect.name):
+            if host.sets_of(effect.backend).head(effect.name):
                 return f"set {effect.name} is still there"
         return None
 
 
 def _entries_differ(host: Host, effect: LeasedSet) -> str | None:
     wanted = {canonical(entry) for entry in effect.entries}
-    found = host.sets.entries(effect.name)
+    found = host.sets_of(effect.backend).entries(effect.name)
     for cidr, seconds in found.items():
         if cidr not in wanted:
             return f"set {effect.name} has {cidr}, which was not asked for"

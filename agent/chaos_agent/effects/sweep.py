@@ -19,6 +19,7 @@ from chaos_agent.effects.pipe import release, unhook
 from chaos_agent.effects.undo_timer import undone_by
 from chaos_agent.linux import children
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.nftrules import remove_table
 from chaos_agent.linux.xtables import FAMILIES, TABLES
 from chaos_core.effects import is_ours
 from chaos_core.errors import ChaosError, Residue, Unsupported
@@ -39,6 +40,7 @@ def find(host: Host) -> list[Found]:
     """What of ours is there, in the order in which it is safe to remove."""
     return [
         *_chains(host),
+        *_tables(host),
         *_filters(host),
         *_links(host),
         *_sets(host),
@@ -70,6 +72,20 @@ def _chains(host: Host) -> list[Found]:
         for name in host.xtables.chains(family, table)
         if is_ours(name)
     ]
+
+
+def _tables(host: Host) -> list[Found]:
+    """Tables of nftables, with the chains and sets in them."""
+    with suppress(Unsupported):
+        return [
+            Found(
+                f"table {family} {name} of nftables",
+                lambda family=family, name=name: remove_table(host.nft, family, name),  # type: ignore[misc]
+            )
+            for family, name in host.nft.tables()
+            if is_ours(name)
+        ]
+    return []
 
 
 def _filters(host: Host) -> list[Found]:

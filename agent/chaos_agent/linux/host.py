@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from chaos_agent.linux.cgroups import Cgroups
     from chaos_agent.linux.children import Children
     from chaos_agent.linux.ipsets import IpSets
+    from chaos_agent.linux.nft import Nft
+    from chaos_agent.linux.nftrules import NftChains, NftSets
     from chaos_agent.linux.routes import Routes
     from chaos_agent.linux.systemd import Systemd
     from chaos_agent.linux.tc import Tc
     from chaos_agent.linux.xtables import Xtables
+    from chaos_core.effects import Backend
 
 
 class Host:
@@ -48,6 +51,35 @@ class Host:
         return Xtables()
 
     @cached_property
+    def nft(self) -> Nft:
+        from chaos_agent.linux.nft import Nft
+
+        return Nft()
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The firewall that is in use here, as found when first asked."""
+        from chaos_agent.linux.backend import choose
+
+        return choose(self)
+
+    def sets_of(self, backend: Backend) -> IpSets | NftSets:
+        """What keeps leased sets. Raises Unsupported where there is none."""
+        if backend == "xtables":
+            return self.sets
+        from chaos_agent.linux.nftrules import NftSets
+
+        return NftSets(self.nft)
+
+    def chains(self, backend: Backend) -> Xtables | NftChains:
+        """What keeps chains. Raises Unsupported where there is none."""
+        if backend == "xtables":
+            return self.xtables
+        from chaos_agent.linux.nftrules import NftChains
+
+        return NftChains(self.nft)
+
+    @cached_property
     def cgroups(self) -> Cgroups:
         from chaos_agent.linux.cgroups import find
 
@@ -67,7 +99,7 @@ class Host:
 
     def close(self) -> None:
         """Close sockets. Holders lose their parent's pipe by this, and end."""
-        for name in ("tc", "sets", "children", "systemd"):
+        for name in ("tc", "sets", "nft", "children", "systemd"):
             adapter = self.__dict__.pop(name, None)
             if adapter is not None:
                 adapter.close()

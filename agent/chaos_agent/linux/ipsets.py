@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ class SetHead:
 class IpSets:
     """One nfnetlink socket for ipset. Not thread-safe. Raises Unsupported without ipset."""
 
+    kind = SET_TYPE
+
     def __init__(self) -> None:
         try:
             self._ipset = IPSet()
@@ -68,13 +71,16 @@ class IpSets:
             raise
 
     @kernel_call
-    def put(self, name: str, family: Family, cidr: str, timeout: int) -> None:
-        """Add an entry or move its timeout, in whole seconds from now, at least 1."""
+    def put(self, name: str, family: Family, cidrs: Iterable[str], timeout: int) -> None:
+        """Add entries or move their timeouts, in whole seconds from now, at least 1."""
         if timeout < 1:
             raise ChaosError("a timeout of 0 would be for ever", where=name)
-        self._ipset.add(
-            name, cidr, family=_AF[family], exclusive=False, timeout=timeout, etype="net"
-        )
+        for cidr in cidrs:
+            self._ipset.add(
+                name, cidr, family=_AF[family], exclusive=False, timeout=timeout, etype="net"
+            )
+
+    move = put
 
     @kernel_call
     def head(self, name: str) -> SetHead | None:

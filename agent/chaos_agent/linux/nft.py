@@ -1,21 +1,88 @@
-"""Which nftables tables exist. They are only looked at, never changed."""
+"""nftables through libnftables' JSON: one call is one transaction of the kernel's.
+
+What it lists is compared with what was written, so rules are written here as it lists
+them. JSON as in libnftables-json(5).
+"""
 
 from __future__ import annotations
 
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink import nfgen_msg
-from pyroute2.netlink.nfnetlink.nftsocket import NFT_MSG_GETTABLE, NFTSocket
+import ctypes
+import json
+from functools import cache
+from typing import Any
 
-_FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
+from chaos_core.errors import Unsupported
+
+Command = dict[str, Any]
+
+_JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
+_GONE = ("No such file or directory", "does not exist")
 
 
-def tables() -> list[str]:
-    """``family name`` of each table; none when the kernel has no nftables."""
+class Gone(Exception):
+    """What a command is about is not there (any more)."""
+
+
+@cache
+def _library() -> Any:
     try:
-        with NFTSocket(nfgen_family=0) as socket:
-            return sorted(
-                f"{_FAMILIES.get(table['nfgen_family'], '?')} {table.get_attr('NFTA_TABLE_NAME')}"
-                for table in socket.request_get(nfgen_msg(), NFT_MSG_GETTABLE)
-            )
-    except (NetlinkError, OSError):
-        return []
+        found = ctypes.CDLL("libnftables.so.1")
+    except OSError:
+        raise Unsupported(
+            "there is no libnftables here", hint="apt-get install libnftables1"
+        ) from None
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    for name, result, arguments in (
+        ("nft_ctx_new", pointer, [ctypes.c_uint32]),
+        ("nft_ctx_free", None, [pointer]),
+        ("nft_ctx_buffer_output", ctypes.c_int, [pointer]),
+        ("nft_ctx_buffer_error", ctypes.c_int, [pointer]),
+        ("nft_ctx_get_output_buffer", text, [pointer]),
+        ("nft_ctx_get_error_buffer", text, [pointer]),
+        ("nft_ctx_output_set_flags", None, [pointer, ctypes.c_uint]),
+        ("nft_run_cmd_from_buffer", ctypes.c_int, [pointer, text]),
+    ):
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+class Nft:
+    """One libnftables context, of the network namespace in which it was made."""
+
+    def __init__(self) -> None:
+        self._lib = _library()
+        self._context = self._lib.nft_ctx_new(0)
+        self._lib.nft_ctx_buffer_output(self._context)
+        self._lib.nft_ctx_buffer_error(self._context)
+        self._lib.nft_ctx_output_set_flags(self._context, _JSON)
+
+    def close(self) -> None:
+        self._lib.nft_ctx_free(self._context)
+
+    def run(self, *commands: Command) -> list[Command]:
+        """All of them or none. Raises Gone or Unsupported."""
+        text = json.dumps({"nftables": commands}).encode()
+        failed = self._lib.nft_run_cmd_from_buffer(self._context, text)
+        said = self._lib.nft_ctx_get_output_buffer(self._context)
+        problem = self._lib.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
+        if failed:
+            line = problem.strip().split("\n")[0].rpartition("Error: ")[2]
+            if any(gone in line for gone in _GONE):
+                raise Gone(line)
+            raise Unsupported(f"nftables refuses: {line}", hint="see `chaos-agent doctor`")
+        found: list[Command] = json.loads(said)["nftables"] if said else []
+        return found
+
+    def tables(self) -> list[tuple[str, str]]:
+        """(family, name) of every table, sorted."""
+        found = self.run({"list": {"tables": None}})
+        return sorted((i["table"]["family"], i["table"]["name"]) for i in found if "table" in i)
+
+    def table(self, family: str, name: str) -> list[tuple[str, Command]]:
+        """All of a table as (kind, object): itself, chains, rules, sets; empty without it."""
+        try:
+            found = self.run({"list": {"table": {"family": family, "name": name}}})
+        except Gone:
+            return []
+        return [(kind, body) for item in found for kind, body in item.items() if kind != "metainfo"]

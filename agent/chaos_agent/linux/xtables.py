@@ -55,6 +55,14 @@ class Xtables:
         except OSError:
             return []
 
+    def works(self) -> bool:
+        """Whether this kernel has such tables at all; opening one loads its module."""
+        try:
+            with self._open(4, "mangle"):
+                return True
+        except Unsupported:
+            return False
+
     def put(self, chain: Chain) -> None:
         """Make the chain and its jump what ``chain`` says, in one commit.
 
@@ -146,6 +154,17 @@ class Xtables:
             return {}
         with self._open(family, table_name) as table:
             return {chain.name: list(_entries(table, family, chain.name)) for chain in table.chains}
+
+    def leftover(self, chain: Chain) -> str | None:
+        """One line when something of the chain is still there, if only a jump to it."""
+        chains = self.chains(chain.family, chain.table)
+        where = f"{chain.table} (IPv{chain.family})"
+        if chain.name in chains:
+            return f"chain {chain.name} is still in {where}"
+        for name, entries in chains.items():
+            if any(entry.target == chain.name for entry in entries):
+                return f"a jump to {chain.name} is still in {name} of {where}"
+        return None
 
     def policies(self, family: Family, table_name: str) -> dict[str, str]:
         """The policy of each built-in chain of a table in use."""

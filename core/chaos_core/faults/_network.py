@@ -137,7 +137,9 @@ class NetworkFault(Fault):
         """One set a family. Raises Refused when a peer is protected or the node itself."""
         self._refuse_protected(node)
         return tuple(
-            LeasedSet(_set_name(fault_id, family), family, _entries(self.networks(family)))
+            LeasedSet(
+                _set_name(fault_id, family), family, _entries(self.networks(family)), node.backend
+            )
             for family in self.families()
         )
 
@@ -156,6 +158,7 @@ class NetworkFault(Fault):
                 family=family,
                 table="mangle",
                 hook="POSTROUTING",
+                backend=node.backend,
                 rules=(
                     *_protected_rules(node, family, "out"),
                     *(
@@ -190,6 +193,7 @@ class NetworkFault(Fault):
                 family=family,
                 table=table,
                 hook="INPUT" if direction == "in" else "OUTPUT",
+                backend=node.backend,
                 rules=(
                     *_protected_rules(node, family, direction),
                     *(
