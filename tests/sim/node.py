@@ -6,7 +6,7 @@ part of ``keeper.py`` and ``link.py`` that is made of sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -68,6 +68,8 @@ class Machine:
 class Sets:
     """ipset, as far as a lease can tell. Timeouts count time that the machine is awake."""
 
+    kind = SET_TYPE
+
     def __init__(self, agent: Agent, judge: Judge) -> None:
         self.agent = agent
         self.judge = judge
@@ -80,11 +82,14 @@ class Sets:
     def create(self, name: str, _family: Family) -> None:
         self.until.setdefault(name, 0)
 
-    def put(self, name: str, _family: Family, cidr: str, timeout: int) -> None:
+    def put(self, name: str, _family: Family, cidrs: Sequence[str], timeout: int) -> None:
+        (cidr,) = cidrs
         self.until[name] = self._now() + timeout * 1_000_000
         self.judge.holding[self.agent.name] = self.agent
         self.entry[name] = cidr
         self.judge.held(self.agent, _fault(name), timeout * 1_000_000)
+
+    move = put
 
     def head(self, name: str) -> SetHead | None:
         return SetHead(name, SET_TYPE, 4, 1) if name in self.until else None
