@@ -105,7 +105,12 @@ def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
         ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
         ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
         ("statistic", "mangle", Rule("DROP", probability=10_000)),
+        ("xt_owner", "mangle", Rule("RETURN", uid=0)),
+        ("xt_cgroup", "mangle", Rule("RETURN", cgroup="/")),
+        ("xt_limit", "filter", Rule("RETURN", per_day=1, burst=1)),
+        ("xt_string", "mangle", Rule("RETURN", text="0061")),
         ("reject", "filter", Rule("REJECT")),
+        ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
     )
     with _trial_set(host, family) as ipset:
         yield Ability(f"ipset{suffix}", ipset.ok, ipset.why)

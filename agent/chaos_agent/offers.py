@@ -13,7 +13,10 @@ from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
 from chaos_agent.linux import processes
+from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.cgroups import unified_id
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.sockets import connections_to
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
 from chaos_core.faults import Fault, kinds, problems
@@ -25,6 +28,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
     asks = fault.asks()
     units = {name: found for name in asks.units if (found := _unit(host, name))}
+    groups = [*asks.cgroups, *(unit.cgroup for unit in units.values() if unit.cgroup)]
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
@@ -43,6 +47,9 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         backend=host.backend,
         units=units,
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
+        cgroups={path: inode for path in groups if (inode := unified_id(path))},
+        ssh=tuple(connections_to(config.protected.ssh_ports)) if asks.ssh else (),
+        now=now_us(),
     )
 
 
@@ -57,6 +64,7 @@ def _unit(host: Host, name: str) -> UnitFacts | None:
         frozen=found.freezer != "running",
         invocation=found.invocation,
         dependents=tuple(host.systemd.at_work(found.stopped_with)),
+        cgroup=host.systemd.control_group(found.id) if active else "",
     )
 
 

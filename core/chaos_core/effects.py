@@ -58,6 +58,30 @@ class LeasedSet:
 
 
 @dataclass(frozen=True, slots=True)
+class PulsedSet:
+    """A LeasedSet that has its entries by turns: for ``down`` µs, then not for ``up`` µs.
+
+    The first span starts at ``since``, CLOCK_BOOTTIME in µs. Whoever puts the entries in
+    gives them a timeout that ends with the lease, or up to a second after the span if
+    that is sooner; so the kernel ends both.
+    """
+
+    name: str
+    family: Family
+    entries: tuple[str, ...]
+    since: int
+    down: int
+    up: int
+
+    def span(self, now: int) -> tuple[bool, int, int]:
+        """Whether the entries are in at ``now``, since when, and until when."""
+        turn = self.since + (now - self.since) // (self.down + self.up) * (self.down + self.up)
+        if now < turn + self.down:
+            return True, turn, turn + self.down
+        return False, turn + self.down, turn + self.down + self.up
+
+
+@dataclass(frozen=True, slots=True)
 class Netem:
     """Parameters of a netem qdisc: µs, µs, ppm, ppm, packets."""
 
@@ -94,6 +118,11 @@ class Rule:
     ``ports`` are ranges as xtables' multiport takes them (``80``, ``8000:8010``),
     at most 15 slots where a range takes two. ``match_set`` names a LeasedSet,
     which is compared with the packet's ``set_side``. ``probability`` is in ppm.
+    ``uid`` and ``cgroup`` are of the process whose socket sends the packet: its user,
+    and a path of cgroup v2 with all below it, which must still be the one with the
+    inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. ``per_day``
+    matches so many packets in 24 hours, ``burst`` of them at once. ``text`` are bytes that
+    stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     """
 
     target: Literal["RETURN", "MARK", "DROP", "REJECT"]
@@ -108,6 +137,13 @@ class Rule:
     match_set: str = ""
     set_side: Literal["", "src", "dst"] = ""
     probability: int = 0
+    uid: int | None = None
+    cgroup: str = ""
+    cgroup_id: int = 0
+    syn: bool = False
+    per_day: int = 0
+    burst: int = 0
+    text: str = ""
     mark: int = 0
     mask: int = 0
     reject_with: str = ""
@@ -195,10 +231,11 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
+Effect = LeasedSet | PulsedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
 
 _KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
+    cls.__name__: cls
+    for cls in (LeasedSet, PulsedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
 }
 
 
@@ -263,6 +300,11 @@ def describe(effect: Effect) -> str:
                 f"set    {effect.name} ({_where(effect)}, entries time out with the lease):"
                 f" {', '.join(effect.entries)}"
             )
+        case PulsedSet():
+            return (
+                f"set    {effect.name} (IPv{effect.family}, entries in for {effect.down / 1e6:g} s,"
+                f" out for {effect.up / 1e6:g} s, by turns): {', '.join(effect.entries)}"
+            )
         case Pipe(netem=None):
             return (
                 f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} (dummy: swallowed)"
@@ -319,9 +361,15 @@ def _rule(rule: Rule) -> str:
         ("--icmpv6-type", rule.icmpv6_type),
         ("--match-set", f"{rule.match_set} {rule.set_side}" if rule.match_set else ""),
         ("--probability", f"{rule.probability / 10_000:g}%" if rule.probability else ""),
+        ("--uid-owner", "" if rule.uid is None else str(rule.uid)),
+        ("--path", rule.cgroup),
+        ("--limit", f"{rule.per_day}/day --limit-burst {rule.burst}" if rule.per_day else ""),
     ):
         if value:
             parts.append(f"{flag} {value}")
+    parts += ["--syn"] * rule.syn
+    if rule.text:
+        parts.append(f"--icase --string {bytes.fromhex(rule.text)!r}")
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])

@@ -61,11 +61,14 @@ class Protected:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a fault must know of a node beside what every fault gets: services by name, and
-    processes by what they are (an empty field does not select)."""
+    """What a fault must know of a node beside what every fault gets: services by name,
+    cgroups by their path, processes by what they are (an empty field does not select), and
+    who is logged in over SSH."""
 
     units: tuple[str, ...] = ()
+    cgroups: tuple[str, ...] = ()
     processes: ProcessQuery | None = None
+    ssh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ class UnitFacts:
     """A unit of systemd's: its own name for it, whether it runs, whether somebody froze it.
 
     ``invocation`` is another one with each start, in hexadecimal. ``dependents`` are the
-    units at work that systemd stops, and restarts, together with it.
+    units at work that systemd stops, and restarts, together with it. ``cgroup`` is its
+    path in cgroup v2, empty when it does not run.
     """
 
     id: str
@@ -106,6 +110,7 @@ class UnitFacts:
     frozen: bool = False
     invocation: str = ""
     dependents: tuple[str, ...] = ()
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,9 @@ class NodeView:
     ``backend`` the firewall that is in use there.
 
     ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
-    that exist.
+    that exist; ``cgroups`` too, those of its units among them, as path → inode. ``ssh`` are
+    connections to the SSH ports, as (own address, other address). ``now`` is CLOCK_BOOTTIME
+    in µs.
     """
 
     name: str
@@ -130,6 +137,9 @@ class NodeView:
     backend: Backend = "xtables"
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
+    cgroups: Mapping[str, int] = field(default_factory=dict)
+    ssh: tuple[tuple[str, str], ...] = ()
+    now: int = 0
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
@@ -137,6 +147,7 @@ class NodeView:
 
         It has systemd, and what is asked for is there: the units, and one process.
         """
+        places = {name: f"/system.slice/{name}" for name in asks.units}
         return cls(
             name="example",
             cpus=4,
@@ -144,8 +155,9 @@ class NodeView:
             devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
             routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
             systemd=True,
-            units={name: UnitFacts(name, active=True) for name in asks.units},
+            units={name: UnitFacts(name, True, cgroup=path) for name, path in places.items()},
             processes=(ProcessFacts(4242, 1, "example", "example.service"),),
+            cgroups=dict.fromkeys((*asks.cgroups, *places.values()), 1),
         )
 
     def device(self, name: str) -> Device | None:

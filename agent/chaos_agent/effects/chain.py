@@ -6,6 +6,7 @@ there is never half a chain in force. Protected traffic returns in its first rul
 
 from __future__ import annotations
 
+from chaos_agent.linux.cgroups import unified_id
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Chain
 from chaos_core.errors import Refused
@@ -31,7 +32,11 @@ class ChainOps:
             host.chains(effect.backend).put(effect)
 
     def verify(self, host: Host, effect: Chain) -> str | None:
-        for device in sorted({rule.in_device or rule.out_device for rule in effect.rules} - {""}):
+        hits = [rule for rule in effect.rules if rule.target != "RETURN"]
+        for rule in hits:
+            if rule.cgroup and unified_id(rule.cgroup) != rule.cgroup_id:
+                return f"cgroup {rule.cgroup} is gone, or was made anew"
+        for device in sorted({rule.in_device or rule.out_device for rule in hits} - {""}):
             link = host.tc.link(device)
             if link is None or not link.up:
                 return f"device {device} is {'down' if link else 'gone'}"

@@ -194,14 +194,7 @@ def _move_out(pid: int, group: Path) -> None:
 
 def find() -> Cgroups:
     """The hierarchies of this host. Raises Unsupported when there is no usable one."""
-    mounts: dict[str, Path] = {}
-    for line in _lines(Path("/proc/self/mountinfo")):
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(maxsplit=2)
-        if kind in ("cgroup", "cgroup2"):
-            names = ["unified"] if kind == "cgroup2" else options.split(",")
-            for name in names:
-                mounts.setdefault(name, Path(fields.split()[4]))
+    mounts = _mounts()
     root = mounts.get("unified")
     if root is not None:
         controllers = (root / "cgroup.controllers").read_text().split()
@@ -214,6 +207,30 @@ def find() -> Cgroups:
         "no cgroup hierarchy with the cpu and the memory controller is mounted",
         hint="mount cgroup2 on /sys/fs/cgroup, as systemd does",
     )
+
+
+def unified_id(path: str) -> int:
+    """Which cgroup v2 is at that path below the root: its inode. 0 when there is none."""
+    root = _mounts().get("unified")
+    if root is None:
+        return 0
+    try:
+        return (root / path.lstrip("/")).stat().st_ino
+    except OSError:
+        return 0
+
+
+def _mounts() -> dict[str, Path]:
+    """Where the v1 hierarchies are, by controller, and v2 as ``unified``."""
+    mounts: dict[str, Path] = {}
+    for line in _lines(Path("/proc/self/mountinfo")):
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(maxsplit=2)
+        if kind in ("cgroup", "cgroup2"):
+            names = ["unified"] if kind == "cgroup2" else options.split(",")
+            for name in names:
+                mounts.setdefault(name, Path(fields.split()[4]))
+    return mounts
 
 
 def _delegated(root: Path) -> Path:

@@ -181,13 +181,24 @@ def _build(built: Any, rule: Rule) -> Any:
         _match(built, "multiport", ("sports", ",".join(rule.source_ports)))
     if rule.destination_ports:
         _match(built, "multiport", ("dports", ",".join(rule.destination_ports)))
+    if rule.syn:
+        _match(built, "tcp", ("tcp-flags", ["FIN,SYN,RST,ACK", "SYN"]))
+    if rule.uid is not None:
+        _match(built, "owner", ("uid-owner", str(rule.uid)))
+    if rule.cgroup:
+        _match(built, "cgroup", ("path", rule.cgroup))
     if rule.icmpv6_type:
         _match(built, "icmp6", ("icmpv6-type", rule.icmpv6_type))
     if rule.match_set:
         _match(built, "set", ("match-set", [rule.match_set, rule.set_side]))
+    if rule.text:
+        text = ("hex-string", f"|{rule.text}|")
+        _match(built, "string", ("algo", "kmp"), text, ("icase", ""))
     if rule.probability:
         share = f"{rule.probability / 1_000_000:.6f}"
         _match(built, "statistic", ("mode", "random"), ("probability", share))
+    if rule.per_day:
+        _match(built, "limit", ("limit", f"{rule.per_day}/day"), ("limit-burst", str(rule.burst)))
     target = built.create_target(rule.target)
     if rule.target == "MARK":
         target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from abc import ABC
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from chaos_core.effects import (
     CHAIN_PREFIX,
@@ -22,7 +24,8 @@ from chaos_core.effects import (
 )
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
-from chaos_core.node import Network, NodeView
+from chaos_core.faults._units import Service, protected
+from chaos_core.node import Asks, Network, NodeView
 
 # What doctor must find for building blocks below.
 MATCHING = ("ipset", "xt_set", "multiport")
@@ -37,6 +40,7 @@ _NUMBERS = re.compile(r"[0-9.]+")
 _NEIGHBOUR_DISCOVERY = ("133", "134", "135", "136", "137")
 _DHCP: dict[Family, tuple[str, ...]] = {4: ("67", "68"), 6: ("546", "547")}
 Direction = Literal["in", "out", "both"]
+EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
 def _split(value: Any) -> Any:
@@ -48,6 +52,33 @@ def _split(value: Any) -> Any:
 
 
 TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+def _others(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("name at least one peer, for example peers=10.0.0.2")
+    if len(value) > MAX_PEERS:
+        raise ValueError(f"{len(value)} peers are more than {MAX_PEERS}")
+    return tuple(dict.fromkeys(map(_peer, value)))
+
+
+def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(value) > MAX_PEERS:
+        raise ValueError(f"{len(value)} addresses and CIDRs are more than {MAX_PEERS}")
+    return tuple(dict.fromkeys(str(_network(text)) for text in value))
+
+
+def _group(value: str) -> str:
+    parts = PurePosixPath(value).parts
+    if not value:
+        return value
+    if len(value) > 500 or len(parts) < 2 or parts[0] != "/" or ".." in parts:
+        raise ValueError(f"{value!r} is not a cgroup below the root, like /system.slice/a.service")
+    return str(PurePosixPath(*parts))
+
+
+Peers = Annotated[TextList, AfterValidator(_others)]
+Networks = Annotated[TextList, AfterValidator(_networks)]
 # How long a delay may be and how fast a link, sized in packets of 1,500 bytes at 10 Gbit/s.
 _PACKETS_PER_US = 10_000_000_000 / 8 / 1500 / 1_000_000
 _MAX_LIMIT = 200_000
@@ -62,11 +93,20 @@ def queue_limit(delay_us: int) -> int:
     return max(10_000, min(_MAX_LIMIT, int(delay_us * _PACKETS_PER_US)))
 
 
-class NetworkFault(Fault):
-    """Selectors: a packet is hit when it goes to (or comes from) a peer and all given match."""
+class NetworkFault(Fault, ABC):
+    """Selectors: a packet is hit when it goes to (or comes from) a peer and all given match.
 
-    peers: TextList = Field(
+    ``uid``, ``unit`` and ``cgroup`` are known of packets that a process of this node
+    sends, not of those that the kernel itself answers (as a RST), nor on arrival. A
+    connection belongs to the group in which its process was when it opened it. A unit
+    that is started anew has another group, which ends the fault as disturbed.
+    """
+
+    peers: Peers = Field(
         description="the other side: addresses, CIDRs, host names, nodes or labels (role=db)"
+    )
+    exclude: Networks = Field(
+        default=(), description="addresses or CIDRs that are not hit though they are peers"
     )
     ports: TextList = Field(
         default=(), description="the peer's ports or ranges (80,8000-8010); TCP and UDP"
@@ -78,15 +118,18 @@ class NetworkFault(Fault):
     interface: str = Field(
         default="", description="only by this interface (default: those that route to the peers)"
     )
-
-    @field_validator("peers")
-    @classmethod
-    def _peers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value:
-            raise ValueError("name at least one peer, for example peers=10.0.0.2")
-        if len(value) > MAX_PEERS:
-            raise ValueError(f"{len(value)} peers are more than {MAX_PEERS}")
-        return tuple(dict.fromkeys(map(_peer, value)))
+    uid: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**32 - 2,
+        description="only what this user's processes send, by number",
+    )
+    unit: Service | None = Field(
+        default=None, description="only what this service sends (needs cgroup v2)"
+    )
+    cgroup: Annotated[str, AfterValidator(_group)] = Field(
+        default="", description="only what processes in or below this path of cgroup v2 send"
+    )
 
     @field_validator("ports", "local_ports")
     @classmethod
@@ -103,14 +146,33 @@ class NetworkFault(Fault):
         return tuple(ranges)
 
     @model_validator(mode="after")
-    def _consistent(self) -> NetworkFault:
+    def _consistent(self) -> Self:
         if (self.ports or self.local_ports) and self.protocol == "icmp":
             raise ValueError("protocol: icmp has no ports")
+        if self.unit and self.cgroup:
+            raise ValueError("cgroup: unit names one already")
+        process = next((name for name in ("uid", "unit", "cgroup") if self._given(name)), "")
+        if process and getattr(self, "direction", "out") != "out":
+            raise ValueError(
+                f"{process}: who receives a packet is not known on arrival, so only direction=out"
+            )
+        for family in () if self.names() else self.families():
+            unhit = _of_family(self.exclude, family)
+            if all(any(_within(net, safe) for safe in unhit) for net in self.networks(family)):
+                raise ValueError(f"exclude: no IPv{family} peer is left")
         return self
 
     def names(self) -> tuple[str, ...]:
         """The peers that are no addresses: the controller puts addresses in their place."""
         return tuple(text for text in self.peers if _is_name(text))
+
+    def _given(self, name: str) -> bool:
+        return getattr(self, name) not in (None, "")
+
+    def asks(self) -> Asks:
+        return Asks(
+            units=(self.unit,) if self.unit else (), cgroups=(self.cgroup,) if self.cgroup else ()
+        )
 
     def networks(self, family: Family) -> tuple[Network, ...]:
         """The peers of one family, those inside a larger one left out.
@@ -124,8 +186,7 @@ class NetworkFault(Fault):
                 where=self.kind,
                 hint="give addresses here",
             )
-        nets = [net for net in map(_network, self.peers) if net.version == family]
-        return tuple(ipaddress.collapse_addresses(nets))  # type: ignore[type-var]
+        return _of_family(self.peers, family)
 
     def families(self) -> tuple[Family, ...]:
         both: tuple[Family, ...] = (4, 6)
@@ -145,13 +206,13 @@ class NetworkFault(Fault):
 
     def detour(self, node: NodeView, fault_id: str, netem: Netem | None) -> tuple[Effect, ...]:
         """Egress: packets to the peers are marked and go through ``netem``, or nowhere if None."""
-        mark = node.free_mark()
+        mark, mask = node.free_mark(), node.mark_mask
         pipes = []
         for number, name in enumerate(self.devices(node)):
             device = node.device(name)
             assert device is not None
             link = f"{LINK_PREFIX}{fault_id}-{number}"
-            pipes.append(Pipe(name, link, mark, node.mark_mask, device.free_pref(), netem))
+            pipes.append(Pipe(name, link, mark, mask, device.free_pref(), netem))
         chains = [
             Chain(
                 name=f"{CHAIN_PREFIX}{fault_id}-out",
@@ -160,7 +221,7 @@ class NetworkFault(Fault):
                 hook="POSTROUTING",
                 backend=node.backend,
                 rules=(
-                    *_protected_rules(node, family, "out"),
+                    *self._spared(node, family, "out"),
                     *(
                         rule
                         for pipe in pipes
@@ -168,7 +229,10 @@ class NetworkFault(Fault):
                             fault_id,
                             family,
                             "out",
-                            Rule("MARK", out_device=pipe.device, mark=mark, mask=node.mark_mask),
+                            self._sent_by(
+                                node,
+                                Rule("MARK", out_device=pipe.device, mark=mark, mask=mask),
+                            ),
                         )
                     ),
                 ),
@@ -176,6 +240,24 @@ class NetworkFault(Fault):
             for family in self.families()
         ]
         return (*pipes, *chains)
+
+    def cut_off(
+        self, node: NodeView, fault_id: str, direction: Direction, *, reject: bool = False
+    ) -> tuple[Effect, ...]:
+        """No packet to or from the peers gets through: it vanishes, or is rejected."""
+        effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
+        ways: tuple[Literal["in", "out"], ...] = ("in", "out")
+        for way in ways:
+            if direction not in (way, "both"):
+                continue
+            if reject:
+                rejecting = self.filtering(node, fault_id, way, Rule("REJECT"), table="filter")
+                effects = (*effects, *rejecting)
+            elif way == "out":
+                effects = (*effects, *self.detour(node, fault_id, None))
+            else:
+                effects = (*effects, *self.filtering(node, fault_id, "in", Rule("DROP")))
+        return effects
 
     def filtering(
         self,
@@ -187,6 +269,7 @@ class NetworkFault(Fault):
         table: Literal["mangle", "filter"] = "mangle",
     ) -> tuple[Chain, ...]:
         """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours."""
+        verdict = self._sent_by(node, verdict)
         return tuple(
             Chain(
                 name=f"{CHAIN_PREFIX}{fault_id}-{direction}",
@@ -195,7 +278,7 @@ class NetworkFault(Fault):
                 hook="INPUT" if direction == "in" else "OUTPUT",
                 backend=node.backend,
                 rules=(
-                    *_protected_rules(node, family, direction),
+                    *self._spared(node, family, direction),
                     *(
                         rule
                         for device in self._filtered_devices(node)
@@ -213,11 +296,6 @@ class NetworkFault(Fault):
     ) -> tuple[Rule, ...]:
         """``verdict`` once for each protocol that the selectors need."""
         outward = direction == "out"
-        protocols: tuple[str, ...] = (self.protocol,)
-        if self.protocol == "all":
-            protocols = ("tcp", "udp") if self.ports or self.local_ports else ("",)
-        if self.protocol == "icmp":
-            protocols = ("icmp",) if family == 4 else ("icmpv6",)
         return tuple(
             replace(
                 verdict,
@@ -227,24 +305,30 @@ class NetworkFault(Fault):
                 match_set=_set_name(fault_id, family),
                 set_side="dst" if outward else "src",
             )
-            for protocol in protocols
+            for protocol in self.protocols(family)
         )
+
+    def protocols(self, family: Family) -> tuple[str, ...]:
+        """Each takes a rule of its own; an empty one is all of them."""
+        if self.protocol == "all":
+            return ("tcp", "udp") if self.ports or self.local_ports else ("",)
+        if self.protocol == "icmp":
+            return ("icmp",) if family == 4 else ("icmpv6",)
+        return (self.protocol,)
 
     def devices(self, node: NodeView) -> tuple[str, ...]:
         """The interface asked for, or those that route to the peers. Raises InvalidInput."""
         if self.interface:
             names: tuple[str, ...] = (self.interface,)
         else:
-            names = tuple(
-                sorted(
-                    {
-                        name
-                        for family in self.families()
-                        for net in self.networks(family)
-                        for name in node.devices_towards(net)
-                    }
-                )
-            )
+            found = {
+                name
+                for family in self.families()
+                for net in self.networks(family)
+                for name in node.devices_towards(net)
+            }
+            loops = {device.name for device in node.devices if device.loopback}
+            names = tuple(sorted(found - loops or found))  # a default route's peers hold ::1 too
         if not names:
             raise InvalidInput(
                 f"peers: node {node.name} has no route to {', '.join(self.peers)}",
@@ -279,12 +363,51 @@ class NetworkFault(Fault):
         self.devices(node)  # same refusals as on egress
         return (self.interface,)  # ingress and reject do not depend on the route
 
+    def _sent_by(self, node: NodeView, rule: Rule) -> Rule:
+        """The rule for what the chosen process sends. Raises InvalidInput, or Refused when it
+
+        may not be touched.
+        """
+        path = self.cgroup
+        if self.unit:
+            facts = node.units.get(self.unit)
+            if facts is None or not facts.cgroup:
+                raise InvalidInput(
+                    f"unit: {self.unit} does not run on {node.name}",
+                    where=self.kind,
+                    hint="`systemctl list-units --type=service` on the node lists them",
+                )
+            path = facts.cgroup
+        if path and path not in node.cgroups:
+            raise InvalidInput(
+                f"{'unit' if self.unit else 'cgroup'}: there is no cgroup {path} on {node.name}",
+                where=self.kind,
+                hint="`systemd-cgls` lists them; they must be of cgroup v2",
+            )
+        for part in PurePosixPath(path).parts[1:]:
+            pattern = protected(node, part)
+            if pattern:
+                raise Refused(
+                    f"{'unit' if self.unit else 'cgroup'}: {part} is protected (as {pattern})",
+                    where=self.kind,
+                )
+        return replace(rule, uid=self.uid, cgroup=path, cgroup_id=node.cgroups.get(path, 0))
+
+    def _spared(
+        self, node: NodeView, family: Family, direction: Literal["in", "out"]
+    ) -> tuple[Rule, ...]:
+        """What returns before any match of ours: what is protected, and what is excluded."""
+        return (
+            *_protected_rules(node, family, direction),
+            *(_spare(net, direction) for net in _of_family(self.exclude, family)),
+        )
+
     def _refuse_protected(self, node: NodeView) -> None:
         own = {address for device in node.devices for address in device.addresses}
         for family in self.families():
             for net in self.networks(family):
                 for safe in node.protected.networks():
-                    if safe.version == net.version and net.subnet_of(safe):  # type: ignore[arg-type]
+                    if _within(net, safe):
                         raise Refused(
                             f"peers: {net} is protected on node {node.name}",
                             where=self.kind,
@@ -305,6 +428,33 @@ def _peer(text: str) -> str:
 
 def _is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and _NUMBERS.fullmatch(text) is None
+
+
+class Everywhere(NetworkFault, ABC):
+    """A network fault that hits all but what is protected, unless peers are named."""
+
+    peers: Peers = Field(
+        default=EVERYWHERE,
+        description="the other side: addresses, CIDRs, host names, nodes or labels (role=db);"
+        " by default everything",
+    )
+
+    def here(self, node: NodeView) -> Self:
+        """The same without a family that this node does not speak, if no peers are named."""
+        spoken = {ipaddress.ip_network(route.destination).version for route in node.routes}
+        peers = tuple(text for text in EVERYWHERE if _network(text).version in spoken)
+        if self.peers != EVERYWHERE or not peers:
+            return self
+        return self.model_copy(update={"peers": peers})
+
+
+def _of_family(texts: tuple[str, ...], family: Family) -> tuple[Network, ...]:
+    nets = [net for net in map(_network, texts) if net.version == family]
+    return tuple(ipaddress.collapse_addresses(nets))  # type: ignore[type-var]
+
+
+def _within(net: Network, other: Network) -> bool:
+    return net.version == other.version and net.subnet_of(other)  # type: ignore[arg-type]
 
 
 def _network(text: str) -> Network:
@@ -336,7 +486,7 @@ def _on_device(rule: Rule, direction: Literal["in", "out"], device: str) -> Rule
 def _protected_rules(
     node: NodeView, family: Family, direction: Literal["in", "out"]
 ) -> tuple[Rule, ...]:
-    """What returns before any match of ours: neighbours, DHCP, SSH, the controller, peers."""
+    """Neighbours, DHCP, SSH, what never leaves the node, the controller, protected peers."""
     rules = []
     if family == 6:
         rules += [
@@ -352,9 +502,13 @@ def _protected_rules(
             Rule("RETURN", protocol="tcp", source_ports=ssh),
             Rule("RETURN", protocol="tcp", destination_ports=ssh),
         ]
-    for net in node.protected.networks():
-        if net.version == family and direction == "out":
-            rules.append(Rule("RETURN", destination=str(net)))
-        elif net.version == family:
-            rules.append(Rule("RETURN", source=str(net)))
+    loops = [device.name for device in node.devices if device.loopback]
+    rules += [_on_device(Rule("RETURN"), direction, name) for name in loops]
+    rules += [_spare(net, direction) for net in node.protected.networks() if net.version == family]
     return tuple(rules)
+
+
+def _spare(net: Network, direction: Literal["in", "out"]) -> Rule:
+    if direction == "out":
+        return Rule("RETURN", destination=str(net))
+    return Rule("RETURN", source=str(net))

@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from chaos_core.effects import Effect, Rule
+from chaos_core.effects import Effect
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput
-from chaos_core.faults._network import DETOUR, Direction, NetworkFault, TextList
+from chaos_core.faults._network import DETOUR, Direction, NetworkFault, Peers
 from chaos_core.node import NodeView
 from chaos_core.topology import Shape
 
@@ -35,7 +35,7 @@ class NetworkPartition(NetworkFault):
     risky = True
     needs: ClassVar[tuple[str, ...]] = (*DETOUR, "dummy", "reject")
 
-    peers: TextList = Field(
+    peers: Peers = Field(
         default=(),
         description="the other side: addresses, CIDRs, host names, nodes or labels (role=db)",
     )
@@ -68,16 +68,4 @@ class NetworkPartition(NetworkFault):
                 where=self.kind,
                 hint="give peers here",
             )
-        effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
-        ways: tuple[Literal["in", "out"], ...] = ("in", "out")
-        for way in ways:
-            if self.direction not in (way, "both"):
-                continue
-            if self.action == "reject":
-                reject = self.filtering(node, fault_id, way, Rule("REJECT"), table="filter")
-                effects = (*effects, *reject)
-            elif way == "out":
-                effects = (*effects, *self.detour(node, fault_id, None))
-            else:
-                effects = (*effects, *self.filtering(node, fault_id, "in", Rule("DROP")))
-        return effects
+        return self.cut_off(node, fault_id, self.direction, reject=self.action == "reject")
