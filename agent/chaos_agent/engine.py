@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import detour, next_boots, ops, revert_all, sweep
+from chaos_agent.effects import Pulsing, detour, next_boots, ops, revert_all, sweep
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
@@ -50,6 +50,7 @@ class Standing:
     pending: str = ""  # what was not yet as asked when last read back
     applied: Snapshot | None = None  # as it was right after the apply; None before
     counts: Counts = field(default_factory=Counts)
+    next_turn: int | None = None  # when an effect with a pattern of its own has something to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Engine:
         self.standing[fault_id] = standing
         for effect in effects:
             ops(effect).apply(self.host, effect, lease.hold_until, lease.hold_at_most)
+        self.turn(standing, lease.hold_until)
         standing.applied = snapshot.take(self.host, snapshot.scope_of(effects))
         self.check(standing)
         return standing
@@ -130,6 +132,17 @@ class Engine:
             standing.in_force_at = self.clock()
         elif standing.state == "in_force" and wrong:
             raise NotInForce(standing.pending)
+
+    def turn(self, standing: Standing, hold_until: int) -> None:
+        """Let effects with a pattern of their own do what is due."""
+        standing.next_turn = min(
+            (
+                verbs.turn(self.host, effect, hold_until)
+                for effect in standing.effects
+                if isinstance(verbs := ops(effect), Pulsing)
+            ),
+            default=None,
+        )
 
     def renew(self, fault_id: str, hold_until: int) -> None:
         """Extend every holder of the fault. Raises NotInForce when one has let go already."""

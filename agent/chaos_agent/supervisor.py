@@ -169,6 +169,9 @@ class Supervisor:
             if end.fault in self.engine.standing:
                 self._end(end.fault, end.reason, now)
         for standing in list(self.engine.standing.values()):
+            if standing.next_turn is not None and now >= standing.next_turn:
+                self._turn(standing, now)
+        for standing in list(self.engine.standing.values()):
             every = _SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY
             if now >= self._checks.get(standing.id, 0) + every:
                 self._check(standing, now)
@@ -180,8 +183,15 @@ class Supervisor:
             + (_SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY)
             for standing in self.engine.standing.values()
         ]
-        expiry = self.leases.next_expiry()
-        return min([*due, *([expiry] if expiry is not None else [])], default=None)
+        turns = [standing.next_turn for standing in self.engine.standing.values()]
+        moments = [*due, *turns, self.leases.next_expiry()]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _turn(self, standing: Standing, now: int) -> None:
+        try:
+            self.engine.turn(standing, self.leases.leases[standing.id].hold_until)
+        except (ChaosError, OSError) as error:
+            self._end(standing.id, self._why_gone(standing.id, now), now, str(error))
 
     def _check(self, standing: Standing, now: int) -> None:
         self._checks[standing.id] = now

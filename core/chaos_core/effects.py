@@ -72,6 +72,7 @@ class PulsedSet:
     since: int
     down: int
     up: int
+    backend: Backend = "xtables"
 
     def span(self, now: int) -> tuple[bool, int, int]:
         """Whether the entries are in at ``now``, since when, and until when."""
@@ -302,7 +303,7 @@ def describe(effect: Effect) -> str:
             )
         case PulsedSet():
             return (
-                f"set    {effect.name} (IPv{effect.family}, entries in for {effect.down / 1e6:g} s,"
+                f"set    {effect.name} ({_where(effect)}, entries in for {effect.down / 1e6:g} s,"
                 f" out for {effect.up / 1e6:g} s, by turns): {', '.join(effect.entries)}"
             )
         case Pipe(netem=None):
@@ -344,7 +345,7 @@ def describe(effect: Effect) -> str:
             return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"
 
 
-def _where(effect: LeasedSet | Chain) -> str:
+def _where(effect: LeasedSet | PulsedSet | Chain) -> str:
     return f"IPv{effect.family}" + (" nftables" if effect.backend == "nft" else "")
 
 

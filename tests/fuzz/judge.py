@@ -18,6 +18,7 @@ from chaos_core.effects import (
     Kill,
     LeasedSet,
     Pipe,
+    PulsedSet,
     Restart,
     UndoTimer,
     Unit,
@@ -56,6 +57,9 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
     for effect in effects:
         match effect:
+            case PulsedSet():
+                assert min(effect.down, effect.up) >= 1_000_000, "a span that no set can count"
+                cut += 1
             case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
@@ -102,7 +106,7 @@ def unharmed(effects: Iterable[Effect]) -> None:
 def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
     """Fail unless what is protected returns before anything else is asked, in every chain."""
     for effect in effects:
-        if isinstance(effect, LeasedSet):
+        if isinstance(effect, LeasedSet | PulsedSet):
             for entry in effect.entries:
                 assert ipaddress.ip_network(entry).prefixlen > 0
         if not isinstance(effect, Chain):

@@ -135,7 +135,7 @@ MUTANTS = (
         "the kernel's timeout is rounded up",
         "lease duration",
         0,
-        (leased_set, "_seconds_left", _up),
+        (leased_set, "seconds_left", _up),
     ),
     _mutant("grants go on after an abort", "abort", 245, (grants, "renewable", _grants_on)),
     _mutant(

@@ -11,7 +11,7 @@ import pkgutil
 import re
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Effect, UndoTimer
@@ -24,7 +24,7 @@ class Ops(Protocol):
     Times are CLOCK_BOOTTIME in µs. ``expires_at_us`` is the end of the lease;
     ``deadline_us`` the end of the fault, which no renewal moves (default: the
     longest a fault may last, counted from now). Both bind only what holds a lease
-    by itself: LeasedSet, Holder and UndoTimer.
+    by itself: LeasedSet, PulsedSet, Holder and UndoTimer.
     """
 
     def apply(
@@ -46,6 +46,14 @@ class Ops(Protocol):
 
     def absent(self, host: Host, effect: Any) -> str | None:
         """None when nothing of it is left, else one line that names what is."""
+
+
+@runtime_checkable
+class Pulsing(Protocol):
+    """What effects have beside that do not stay as they are while they are in force."""
+
+    def turn(self, host: Host, effect: Any, expires_at_us: int) -> int:
+        """Do what this moment asks for, under a lease until then; when to ask again."""
 
 
 def ops(effect: Effect) -> Ops:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.ipsets import canonical
-from chaos_core.effects import LeasedSet
+from chaos_core.effects import LeasedSet, PulsedSet
 from chaos_core.errors import NotInForce, Unsupported
 
 
@@ -24,27 +24,13 @@ class LeasedSetOps:
         expires_at_us: int,
         deadline_us: int | None = None,
     ) -> None:
-        timeout = _seconds_left(_earlier(expires_at_us, deadline_us))
-        if timeout < 1:
-            raise NotInForce(
-                "the lease ends in less than a second, too soon for the kernel to hold it",
-                where=effect.name,
-                hint="apply again under a new lease",
-            )
+        timeout = refuse_too_short(effect.name, earlier(expires_at_us, deadline_us))
         sets = host.sets_of(effect.backend)
         sets.create(effect.name, effect.family)
         sets.put(effect.name, effect.family, effect.entries, timeout)
 
     def verify(self, host: Host, effect: LeasedSet) -> str | None:
-        sets = host.sets_of(effect.backend)
-        head = sets.head(effect.name)
-        if head is None:
-            return f"set {effect.name} is missing"
-        if (head.kind, head.family) != (sets.kind, effect.family):
-            return f"set {effect.name} is {head.kind} for IPv{head.family}"
-        if not head.default_timeout:
-            return f"set {effect.name} has entries that never time out"
-        return _entries_differ(host, effect)
+        return differs(host, effect, effect.entries)
 
     def renew(self, host: Host, effect: LeasedSet, expires_at_us: int) -> None:
         """Move the entries' timeouts, if all are alive. Less than a second renews nothing.
@@ -60,42 +46,69 @@ class LeasedSetOps:
                 where=effect.name,
                 hint="a lapsed lease takes a new apply",
             )
-        timeout = _seconds_left(expires_at_us)
+        timeout = seconds_left(expires_at_us)
         if timeout < 1:
             return
         host.sets_of(effect.backend).move(effect.name, effect.family, effect.entries, timeout)
 
-    def revert(self, host: Host, effect: LeasedSet) -> None:
+    def revert(self, host: Host, effect: LeasedSet | PulsedSet) -> None:
         with suppress(Unsupported):  # a kernel without such sets has none of ours
             host.sets_of(effect.backend).destroy(effect.name)
 
-    def absent(self, host: Host, effect: LeasedSet) -> str | None:
+    def absent(self, host: Host, effect: LeasedSet | PulsedSet) -> str | None:
         with suppress(Unsupported):
             if host.sets_of(effect.backend).head(effect.name):
                 return f"set {effect.name} is still there"
         return None
 
 
-def _entries_differ(host: Host, effect: LeasedSet) -> str | None:
-    wanted = {canonical(entry) for entry in effect.entries}
-    found = host.sets_of(effect.backend).entries(effect.name)
+def differs(
+    host: Host, effect: LeasedSet | PulsedSet, entries: tuple[str, ...], *, settling: bool = False
+) -> str | None:
+    """How the set differs from one with these entries; None when it does not.
+
+    While it is ``settling``, any of the effect's own entries may be there or not.
+    """
+    sets = host.sets_of(effect.backend)
+    head = sets.head(effect.name)
+    if head is None:
+        return f"set {effect.name} is missing"
+    if (head.kind, head.family) != (sets.kind, effect.family):
+        return f"set {effect.name} is {head.kind} for IPv{head.family}"
+    if not head.default_timeout:
+        return f"set {effect.name} has entries that never time out"
+    wanted = {canonical(entry) for entry in entries}
+    allowed = {canonical(entry) for entry in effect.entries} if settling else wanted
+    found = sets.entries(effect.name)
     for cidr, seconds in found.items():
-        if cidr not in wanted:
+        if cidr not in allowed:
             return f"set {effect.name} has {cidr}, which was not asked for"
         if seconds < 1:
             return f"set {effect.name}: {cidr} never times out"
     lapsed = sorted(wanted - found.keys())
-    if lapsed:
+    if lapsed and not settling:
         return f"set {effect.name}: {', '.join(lapsed)} lapsed"
     return None
 
 
-def _seconds_left(expires_at_us: int) -> int:
+def refuse_too_short(name: str, end_us: int) -> int:
+    """The whole seconds until then. Raises NotInForce when there are none."""
+    timeout = seconds_left(end_us)
+    if timeout < 1:
+        raise NotInForce(
+            "the lease ends in less than a second, too soon for the kernel to hold it",
+            where=name,
+            hint="apply again under a new lease",
+        )
+    return timeout
+
+
+def seconds_left(expires_at_us: int) -> int:
     """Whole seconds until then, rounded down: the kernel must never hold on for longer."""
     return max(0, expires_at_us - now_us()) // 1_000_000
 
 
-def _earlier(expires_at_us: int, deadline_us: int | None) -> int:
+def earlier(expires_at_us: int, deadline_us: int | None) -> int:
     return expires_at_us if deadline_us is None else min(expires_at_us, deadline_us)
 
 

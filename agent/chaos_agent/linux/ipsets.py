@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyroute2.ipset import AlreadyExists, NoSuchObject
 from pyroute2.netlink.exceptions import NetlinkError
 
 from chaos_agent.linux.netlink import kernel_call
-from chaos_core.effects import Family
+from chaos_core.effects import Family, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
 SET_TYPE = "hash:net"
@@ -81,6 +82,14 @@ class IpSets:
             )
 
     move = put
+
+    @kernel_call
+    def empty(self, name: str, family: Family) -> None:  # noqa: ARG002
+        """Take all entries out of one of our sets. Idempotent, also without the set."""
+        if not is_ours(name):
+            raise ChaosError("not a set of ours", where=name)
+        with suppress(NoSuchObject):
+            self._ipset.flush(name)
 
     @kernel_call
     def head(self, name: str) -> SetHead | None:

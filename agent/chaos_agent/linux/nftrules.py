@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from chaos_agent.linux.ipsets import SetHead, canonical
@@ -74,6 +75,11 @@ class NftSets:
             )
         except Gone:
             raise NotInForce(f"set {name}: an entry lapsed", where=name) from None
+
+    def empty(self, name: str, family: Family) -> None:
+        """Take all entries out of one of our sets. Idempotent, also without the set."""
+        with suppress(Gone):
+            self._nft.run({"flush": {"set": self._where(name, family)}})
 
     def head(self, name: str) -> SetHead | None:
         """The set called ``name``, or None."""

@@ -39,6 +39,7 @@ KINDS = (
     Kind("network.latency", (f"peers={HOST_IP}", "delay=400ms"), "wire"),
     Kind("network.loss", (f"peers={HOST_IP}", "percent=100%"), "wire"),
     Kind("network.partition", (f"peers={HOST_IP}",), "wire"),
+    Kind("network.flap", (f"peers={HOST_IP}", "down=300s", "up=1s"), "wire"),
     Kind("cpu.stress", ("percent=50%",), "holder"),
     Kind("memory.stress", ("percent=25%",), "holder"),
     Kind("process.pause", (f"unit={VICTIM}",), "victim"),
