@@ -44,6 +44,7 @@ from chaos_core.messages import Apply, FaultStatus, Grant
 IN_GUEST = "CHAOS_GUEST" in os.environ
 SECOND = 1_000_000
 T = TypeVar("T")
+AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 IFA_F_NODAD = 0x02
 NUD_PERMANENT = 0x80
 _CLONE_NEWNET = 0x40000000
@@ -219,7 +220,7 @@ def run(*words: str, check: bool = True, stdin: str = "") -> str:
 
 
 class Net:
-    """A fresh network namespace, with ``v0`` wired to a peer that has five addresses a family.
+    """A fresh network namespace, with ``v0`` wired to a peer that has seven addresses a family.
 
     ``near`` is this side, ``peer`` the other, ``bystander`` the peer's second address, and
     ``others`` are the rest.
@@ -229,8 +230,8 @@ class Net:
     peer: ClassVar = {4: "10.9.0.2", 6: "fd09::2"}
     bystander: ClassVar = {4: "10.9.0.3", 6: "fd09::3"}
     others: ClassVar = {
-        4: ("10.9.0.4", "10.9.0.5", "10.9.0.6"),
-        6: ("fd09::4", "fd09::5", "fd09::6"),
+        4: tuple(f"10.9.0.{number}" for number in range(4, 9)),
+        6: tuple(f"fd09::{number}" for number in range(4, 9)),
     }
 
     def __init__(self, peer: int) -> None:
@@ -238,6 +239,7 @@ class Net:
 
         guest, and every test comes by here.
         """
+        self._peer = peer
         self._there = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{peer}")
         here, there = "02:00:00:00:00:01", "02:00:00:00:00:02"
         with IPRoute() as ours, _inside(peer, IPRoute) as theirs:
@@ -271,6 +273,10 @@ class Net:
     def there(self, *words: str, check: bool = True) -> str:
         """Run a command at the peer."""
         return run(*self._there, *words, check=check)
+
+    def socket_there(self, family: int, kind: int) -> socket.socket:
+        """A socket of the peer's, for this process to use."""
+        return _inside(self._peer, lambda: socket.socket(AF[family], kind))
 
     def sent(self) -> int:
         """Packets that have left by v0."""

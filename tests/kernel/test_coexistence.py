@@ -10,10 +10,12 @@ bite, or would rob the user's filters of packets, must say so and leave nothing.
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +25,8 @@ from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.messages import Revert
 
-EGRESS = ("latency", "loss out", "partition drop")
+AF = {4: socket.AF_INET, 6: socket.AF_INET6}
+EGRESS = ("latency", "loss out", "partition drop", "down", "dns")
 SHAPING = ("latency", "loss out")
 
 # Faults by name, and the kernels on which they are tried. What drops at ingress is the same
@@ -37,7 +40,20 @@ FAULTS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "partition reject": (
         "network.partition", {"direction": "both", "action": "reject"}, ("here", "guest")
     ),
+    "flap": ("network.flap", {"direction": "in", "down": "60s", "up": "1s"}, ("here",)),
+    "down": ("network.down", {"interface": "v0"}, ("guest",)),
+    "dns": ("network.dns", {"names": "db.example.com"}, ("guest",)),
+    "reject": ("network.reject", {"ports": "7081"}, ("here",)),
+    "limit": ("network.limit", {"ports": "7082", "count": "1", "period": "300s"}, ("here",)),
+    "blackhole": ("network.blackhole", {"ports": "7083", "direction": "in"}, ("here",)),
 }  # fmt: skip
+# These share a peer: each hits one port of it, or one name.
+BY_PORT = {
+    "reject": (7081, ["ECONNREFUSED"] * 2),
+    "limit": (7082, ["ok", "ECONNREFUSED"]),
+    "blackhole": (7083, ["timeout"] * 2),
+}
+QUERY = bytes(11) + b"\1\2db\7example\3com\0\0\1\0\1"
 
 
 @dataclass(frozen=True)
@@ -214,9 +230,9 @@ def test_what_the_user_has_and_the_faults_both_work(
     for command in thing.make:
         sh(*command.split())
     tried = [fault for fault, (_, _, places) in FAULTS.items() if place in places]
-    peers = dict(
-        zip(tried, zip(*(net.peers(family) for family in (4, 6)), strict=True), strict=False)
-    )
+    alone = [fault for fault in tried if fault not in (*BY_PORT, "dns")]
+    *each, shared = zip(*(net.peers(family) for family in (4, 6)), strict=True)
+    peers = dict.fromkeys(tried, shared) | dict(zip(alone, each, strict=False))
     before = listing()
     was = counted(thing, sh)
     in_force = {}
@@ -232,7 +248,12 @@ def test_what_the_user_has_and_the_faults_both_work(
             assert status.state == "in_force", f"{fault}: {status.detail}"
             in_force[fault] = made
         node.grant("r-1")
-    bites(net, {address: fault for fault in in_force for address in peers[fault]})
+    bites(
+        net,
+        {address: fault for fault in in_force if fault in alone for address in peers[fault]},
+    )
+    for family, address in zip((4, 6), shared, strict=True):
+        bites_by_port(net, family, address, in_force)
     assert listing() == before
     assert counted(thing, sh) > was or not thing.count, "theirs does not count"
     node.look()
@@ -243,12 +264,12 @@ def test_what_the_user_has_and_the_faults_both_work(
     assert node.engine.residue() == []
     assert listing() == before
     assert node.supervisor.quarantine == []
-    assert all(net.echo(others=3).values())
+    assert all(net.echo(others=5).values())
 
 
 def bites(net: Any, hit: dict[str, str]) -> None:
     """Each address is late or cut off as its fault says, and the rest is neither."""
-    times = {address: late for (_, address), late in net.echo(others=3).items()}
+    times = {address: late for (_, address), late in net.echo(others=5).items()}
     for address, late in times.items():
         fault = hit.get(address)
         if fault in (None, "latency"):
@@ -257,6 +278,36 @@ def bites(net: Any, hit: dict[str, str]) -> None:
             assert late < 80, (address, fault, times)
         else:
             assert late is None, (address, fault, times)
+
+
+def bites_by_port(net: Any, family: int, address: str, faults: Collection[str]) -> None:
+    """Two calls of each port go as its fault says, and a query for the name arrives or not."""
+    for fault, (port, expected) in BY_PORT.items():
+        with net.socket_there(family, socket.SOCK_STREAM) as server:
+            server.bind((address, port))
+            server.listen()
+            found = [called(family, address, port) for _ in expected]
+        assert found == (expected if fault in faults else ["ok"] * 2), fault
+    with net.socket_there(family, socket.SOCK_STREAM) as resolver:
+        resolver.bind((address, 53))
+        resolver.listen()
+        with socket.create_connection((address, 53), 1) as asker, resolver.accept()[0] as asked:
+            asker.send(QUERY)
+            asked.settimeout(0.2 if "dns" in faults else 1)
+            with pytest.raises(TimeoutError) if "dns" in faults else nullcontext():
+                assert asked.recv(512) == QUERY
+
+
+def called(family: int, address: str, port: int) -> str:
+    try:
+        with socket.socket(AF[family], socket.SOCK_STREAM) as caller:
+            caller.settimeout(0.2)
+            caller.connect((address, port))
+    except TimeoutError:
+        return "timeout"
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
 
 
 @pytest.mark.guest
