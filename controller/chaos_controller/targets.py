@@ -42,9 +42,9 @@ async def expand(
             node: kept | {"peers": [a for other in others for a in _of_node(other, fleet)]}
             for node, others in peers.items()
         }
-    if not isinstance(fault, NetworkFault) or not fault.names():
+    if not isinstance(fault, NetworkFault) or not fault.named_peers():
         return dict.fromkeys(nodes, params)
-    found = {name: await _look_up(name, known, fleet) for name in fault.names()}
+    found = {name: await _look_up(name, known, fleet) for name in fault.named_peers()}
     return {
         node: params | {"peers": _without(node, _replaced(fault, found), fleet)} for node in nodes
     }

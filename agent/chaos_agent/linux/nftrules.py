@@ -238,7 +238,7 @@ _KNOWN = frozenset(
     {
         *("target", "source", "destination", "protocol", "source_ports", "destination_ports"),
         *("icmpv6_type", "in_device", "out_device", "match_set", "set_side", "probability"),
-        *("mark", "mask", "reject_with"),
+        *("mark", "mask", "reject_with", "uid", "syn", "per_day", "burst"),
     }
 )
 
@@ -251,7 +251,7 @@ def _matches(rule: Rule, family: Family) -> Iterator[Command]:
     ports = [("sport", rule.source_ports), ("dport", rule.destination_ports)]
     if rule.icmpv6_type:
         yield _is(_payload("icmpv6", "type"), _ICMPV6.get(rule.icmpv6_type, rule.icmpv6_type))
-    elif rule.protocol and not (rule.source_ports or rule.destination_ports):
+    elif rule.protocol and not (rule.source_ports or rule.destination_ports or rule.syn):
         yield _is(_meta("l4proto"), rule.protocol.replace("icmpv6", "ipv6-icmp"))
     for field, address in (("saddr", rule.source), ("daddr", rule.destination)):
         if address:
@@ -262,12 +262,19 @@ def _matches(rule: Rule, family: Family) -> Iterator[Command]:
     for field, ranges in ports:
         if ranges:
             yield _is(_payload(rule.protocol, field), _ports(ranges))
+    if rule.syn:
+        flags = {"&": [_payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}
+        yield _is(flags, "syn")
+    if rule.uid is not None:
+        yield _is(_meta("skuid"), rule.uid)
     if rule.match_set:
         field = "saddr" if rule.set_side == "src" else "daddr"
         yield _is(_payload(ip, field), f"@{rule.match_set}")
     if rule.probability:
         dice = {"numgen": {"mode": "random", "mod": _MILLION, "offset": 0}}
         yield _is(dice, rule.probability, "<")
+    if rule.per_day:
+        yield {"limit": {"rate": rule.per_day, "burst": rule.burst, "per": "day"}}
 
 
 def _verdict(rule: Rule, family: Family) -> Iterator[Command]:

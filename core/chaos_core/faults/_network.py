@@ -156,13 +156,13 @@ class NetworkFault(Fault, ABC):
             raise ValueError(
                 f"{process}: who receives a packet is not known on arrival, so only direction=out"
             )
-        for family in () if self.names() else self.families():
+        for family in () if self.named_peers() else self.families():
             unhit = _of_family(self.exclude, family)
             if all(any(_within(net, safe) for safe in unhit) for net in self.networks(family)):
                 raise ValueError(f"exclude: no IPv{family} peer is left")
         return self
 
-    def names(self) -> tuple[str, ...]:
+    def named_peers(self) -> tuple[str, ...]:
         """The peers that are no addresses: the controller puts addresses in their place."""
         return tuple(text for text in self.peers if _is_name(text))
 
@@ -179,9 +179,9 @@ class NetworkFault(Fault, ABC):
 
         Raises InvalidInput when one is a name.
         """
-        if self.names():
+        if self.named_peers():
             raise InvalidInput(
-                f"peers: {self.names()[0]!r} is a name, and only the controller turns names"
+                f"peers: {self.named_peers()[0]!r} is a name, and only the controller turns names"
                 " into addresses",
                 where=self.kind,
                 hint="give addresses here",
