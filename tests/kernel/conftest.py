@@ -220,7 +220,7 @@ def run(*words: str, check: bool = True, stdin: str = "") -> str:
 
 
 class Net:
-    """A fresh network namespace, with ``v0`` wired to a peer that has seven addresses a family.
+    """A fresh network namespace, with ``v0`` wired to a peer that has six addresses a family.
 
     ``near`` is this side, ``peer`` the other, ``bystander`` the peer's second address, and
     ``others`` are the rest.
@@ -230,8 +230,8 @@ class Net:
     peer: ClassVar = {4: "10.9.0.2", 6: "fd09::2"}
     bystander: ClassVar = {4: "10.9.0.3", 6: "fd09::3"}
     others: ClassVar = {
-        4: tuple(f"10.9.0.{number}" for number in range(4, 9)),
-        6: tuple(f"fd09::{number}" for number in range(4, 9)),
+        4: tuple(f"10.9.0.{number}" for number in range(4, 8)),
+        6: tuple(f"fd09::{number}" for number in range(4, 8)),
     }
 
     def __init__(self, peer: int) -> None:

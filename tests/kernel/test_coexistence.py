@@ -2,10 +2,10 @@
 
 A row of ``THINGS`` is one thing that a user has, as the commands that make it, with
 what shows that it works and the faults that are refused beside it. Beside each row all
-faults are applied, each to a peer of its own, by both families: the listing of all that
-is the user's is the same before, during and after, each peer is hit as asked and the
-bystander is not, and the user's own counters go on counting. A fault that could not
-bite, or would rob the user's filters of packets, must say so and leave nothing.
+faults are applied, four at a time, each to a peer of its own, by both families: the listing
+of all that is the user's is the same before, during and after, each peer is hit as asked
+and the bystander is not, and the user's own counters go on counting. A fault that could
+not bite, or would rob the user's filters of packets, must say so and leave nothing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ FAULTS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "limit": ("network.limit", {"ports": "7082", "count": "1", "period": "300s"}, ("here",)),
     "blackhole": ("network.blackhole", {"ports": "7083", "direction": "in"}, ("here",)),
 }  # fmt: skip
+AT_ONCE = 4  # a lease is short, and the guest's machine may be busy
 # These share a peer: each hits one port of it, or one name.
 BY_PORT = {
     "reject": (7081, ["ECONNREFUSED"] * 2),
@@ -230,13 +231,28 @@ def test_what_the_user_has_and_the_faults_both_work(
     for command in thing.make:
         sh(*command.split())
     tried = [fault for fault, (_, _, places) in FAULTS.items() if place in places]
-    alone = [fault for fault in tried if fault not in (*BY_PORT, "dns")]
+    for start in range(0, len(tried), AT_ONCE):
+        works_beside(node, net, thing, tried[start : start + AT_ONCE], sh, listing)
+    assert node.supervisor.quarantine == []
+    assert all(net.echo(others=4).values())
+
+
+def works_beside(
+    node: Any,
+    net: Any,
+    thing: Thing,
+    faults: list[str],
+    sh: Callable[..., str],
+    listing: Callable[[], list[str]],
+) -> None:
+    """These faults at once, from their beginning to their end."""
+    alone = [fault for fault in faults if fault not in (*BY_PORT, "dns")]
     *each, shared = zip(*(net.peers(family) for family in (4, 6)), strict=True)
-    peers = dict.fromkeys(tried, shared) | dict(zip(alone, each, strict=False))
+    peers = dict.fromkeys(faults, shared) | dict(zip(alone, each, strict=False))
     before = listing()
     was = counted(thing, sh)
     in_force = {}
-    for fault in tried:
+    for fault in faults:
         kind, params, _ = FAULTS[fault]
         made = node.apply(kind, peers=",".join(peers[fault]), **params)
         status = node.status(made)
@@ -252,10 +268,14 @@ def test_what_the_user_has_and_the_faults_both_work(
         net,
         {address: fault for fault in in_force if fault in alone for address in peers[fault]},
     )
-    for family, address in zip((4, 6), shared, strict=True):
-        bites_by_port(net, family, address, in_force)
+    if shared in peers.values():
+        for family, address in zip((4, 6), shared, strict=True):
+            node.grant("r-1")
+            bites_by_port(net, family, address, in_force)
+    node.grant("r-1")
     assert listing() == before
     assert counted(thing, sh) > was or not thing.count, "theirs does not count"
+    node.grant("r-1")
     node.look()
     for fault, made in in_force.items():
         assert node.status(made).state == "in_force", f"{fault}: {node.status(made).detail}"
@@ -263,13 +283,11 @@ def test_what_the_user_has_and_the_faults_both_work(
         assert (node.status(made).clean, node.status(made).detail) == (True, ""), fault
     assert node.engine.residue() == []
     assert listing() == before
-    assert node.supervisor.quarantine == []
-    assert all(net.echo(others=5).values())
 
 
 def bites(net: Any, hit: dict[str, str]) -> None:
     """Each address is late or cut off as its fault says, and the rest is neither."""
-    times = {address: late for (_, address), late in net.echo(others=5).items()}
+    times = {address: late for (_, address), late in net.echo(others=4).items()}
     for address, late in times.items():
         fault = hit.get(address)
         if fault in (None, "latency"):
