@@ -350,6 +350,18 @@ def test_every_match_is_read_back_and_means_what_it_says(
     assert ops(chain).absent(host, chain) is None
 
 
+def test_what_nftables_cannot_match_is_refused(
+    node: Any, net: Any, sh: Callable[..., str], group: Path
+) -> None:
+    sh("nft", "add", "table", "inet", "mine")
+    before = sh("nft", "list", "ruleset")
+    fault = node.apply("network.reject", peers=net.peer[4], cgroup=f"/{group.name}")
+    status = node.status(fault)
+    assert (status.state, status.code, status.clean) == ("refused", "unsupported", True), status
+    assert "cgroup cannot be matched by nftables here" in status.detail
+    assert sh("nft", "list", "ruleset") == before
+
+
 # ── network.blackhole ─────────────────────────────────────────────────────────────────────
 
 

@@ -302,6 +302,12 @@ def test_a_flap_is_a_partition_by_turns(params: dict[str, str], spans: tuple[int
         assert (pulse.since, pulse.down, pulse.up) == (77, *spans)
 
 
+def test_nodes_can_flap_apart_by_a_topology() -> None:
+    fault = faults.parse("network.flap", {"topology": "halves", "down": "1s", "up": "1s"})
+    with pytest.raises(InvalidInput, match="topology: only the controller"):
+        fault.compile(NODE, ID)
+
+
 # ── network.down ──────────────────────────────────────────────────────────────────────────
 
 
