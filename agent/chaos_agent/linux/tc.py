@@ -26,6 +26,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from chaos_agent.linux.netlink import kernel_call
+from chaos_agent.linux.shaping import in_ticks, read_netem
 from chaos_agent.linux.tcvalues import (
     CLAIM,
     EGRESS,
@@ -39,7 +40,7 @@ from chaos_agent.linux.tcvalues import (
     read_redirect,
     verdict,
 )
-from chaos_core.effects import Netem
+from chaos_core.effects import Netem, Tbf
 from chaos_core.errors import ChaosError, Unsupported
 
 _ETH_P_ALL = 3
@@ -109,29 +110,42 @@ class Tc:
     @kernel_call
     def add_netem(self, link: Link, netem: Netem) -> None:
         """Put netem at the root of a link of ours, replacing one that was there."""
-        options: dict[str, Any] = {
-            "delay": netem.delay,
-            "jitter": netem.jitter,
-            "loss": netem.loss / 10_000,
-            "limit": netem.limit,
-        }
-        if netem.correlation and netem.jitter:
-            options["delay_corr"] = netem.correlation / 10_000
         with _needs("the qdisc netem", link.name):
-            self._ip.tc("replace", "netem", link.index, handle=0x10000, **options)
+            self._ip.tc(
+                "replace", "netem", link.index, handle=0x10000,
+                values=in_ticks(netem), distribution=netem.distribution,
+            )  # fmt: skip
+
+    @kernel_call
+    def add_tbf(self, link: Link, tbf: Tbf) -> None:
+        """Put a token bucket at the root of a link of ours, replacing what was there.
+
+        Its handle is not netem's: the kernel does not replace one kind by another.
+        """
+        with _needs("the qdisc tbf", link.name):
+            self._ip.tc(
+                "replace", "tbf", link.index, handle=0x20000,
+                rate=tbf.rate, burst=tbf.burst, limit=tbf.limit,
+            )  # fmt: skip
 
     @kernel_call
     def netem(self, link: Link) -> dict[str, int] | None:
         """The root netem's parameters in the kernel's units, as ``in_ticks`` has them."""
+        options = self._root_qdisc(link, "netem")
+        return read_netem(options) if options else None
+
+    @kernel_call
+    def tbf(self, link: Link) -> dict[str, int] | None:
+        """The root tbf's parameters in the kernel's units, as ``tbf_in_ticks`` has them."""
+        options = self._root_qdisc(link, "tbf")
+        parms = options.get_attr("TCA_TBF_PARMS") if options else None
+        return {key: int(parms[key]) for key in ("rate", "limit", "buffer")} if parms else None
+
+    def _root_qdisc(self, link: Link, kind: str) -> Any:
+        """The options of the qdisc at the root, if it is of that kind."""
         for message in self._ip.get_qdiscs(index=link.index):
-            if message.get_attr("TCA_KIND") != "netem" or message["parent"] != U32:
-                continue
-            options = message.get_attr("TCA_OPTIONS")
-            correlation = options.get_attr("TCA_NETEM_CORR")
-            return {
-                **{key: int(options[key]) for key in ("delay", "jitter", "loss", "limit")},
-                "delay_corr": int(correlation["delay_corr"]) if correlation else 0,
-            }
+            if message.get_attr("TCA_KIND") == kind and message["parent"] == U32:
+                return message.get_attr("TCA_OPTIONS")
         return None
 
     @kernel_call

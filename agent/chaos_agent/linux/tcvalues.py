@@ -1,11 +1,9 @@
-"""What the kernel says about links and filters, as values; and Netem in the kernel's units."""
+"""What the kernel says about links and filters, as values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
-
-from chaos_core.effects import Netem
 
 EGRESS = 0xFFFFFFF3  # clsact's egress hook as a filter's parent
 INGRESS = 0xFFFFFFF2
@@ -14,7 +12,6 @@ CLAIM_TAG = 0x63690000  # the same, of a filter that claims the clsact it hangs 
 CLAIM = "chaos clsact="  # a link's alias, before the ifindex
 U32 = 2**32 - 1
 _INDEX_MASK = 0xFFFF
-_TICKS_PER_US = 15.625  # the kernel's psched clock: 64 ns a tick, fixed since 2.6.31
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
 _CONTINUE = -1  # gact's verdicts, TC_ACT_*
@@ -70,21 +67,6 @@ class Redirect:
 def action_index(link_index: int, *, claim: bool) -> int:
     """The index that tags the redirect to one of our links."""
     return (CLAIM_TAG if claim else ACTION_TAG) | link_index & _INDEX_MASK
-
-
-def in_ticks(netem: Netem) -> dict[str, int]:
-    """A Netem as the kernel keeps it: ticks of 64 ns, shares of 2^32 - 1, packets."""
-    return {
-        "delay": round(netem.delay * _TICKS_PER_US),
-        "jitter": round(netem.jitter * _TICKS_PER_US),
-        "delay_corr": _share(netem.correlation) if netem.jitter else 0,
-        "loss": _share(netem.loss),
-        "limit": netem.limit,
-    }
-
-
-def _share(ppm: int) -> int:
-    return round(ppm * U32 / 1_000_000)
 
 
 def read_link(message: Any) -> Link:

@@ -188,6 +188,9 @@ def _build(built: Any, rule: Rule) -> Any:
     if rule.probability:
         share = f"{rule.probability / 1_000_000:.6f}"
         _match(built, "statistic", ("mode", "random"), ("probability", share))
+    if rule.every:  # xtables counts from 0
+        last = str(rule.every - 1)
+        _match(built, "statistic", ("mode", "nth"), ("every", str(rule.every)), ("packet", last))
     target = built.create_target(rule.target)
     if rule.target == "MARK":
         target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")
