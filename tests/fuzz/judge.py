@@ -14,6 +14,7 @@ from chaos_core.effects import (
     LINK_PREFIX,
     Chain,
     Effect,
+    GilbertElliott,
     Holder,
     Kill,
     LeasedSet,
@@ -24,6 +25,9 @@ from chaos_core.effects import (
 )
 from chaos_core.envelope import Envelope
 from chaos_core.node import NodeView
+
+# The largest entry of each of iproute2's tables, of which 8192 is one jitter.
+_LARGEST = {"uniform": 8192, "normal": 28858, "pareto": 32767, "paretonormal": 31789}
 
 
 def fault_of(effect: Effect) -> str:
@@ -53,14 +57,18 @@ def within(ceilings: Envelope, view: NodeView, effects: Iterable[Effect]) -> Non
 
 def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     """What one fault takes: µs, ppm; ``cut`` counts what stops all that it is about."""
-    delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
+    delay, out, into, cut, cpu, memory, every = 0.0, 0.0, 0.0, 0, 0.0, 0.0, 1
     for effect in effects:
         match effect:
+            case Pipe(tbf=tbf) if tbf is not None:
+                cut += 1
+                delay = max(delay, tbf.limit / tbf.rate * 1e6)
             case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
-                delay = max(delay, netem.delay + netem.jitter)
-                out = max(out, netem.loss)
+                largest = _LARGEST[netem.distribution] / 8192
+                delay = max(delay, netem.delay + netem.jitter * largest)
+                out = max(out, netem.loss + netem.corrupt + netem.duplicate + _mean(netem.bursts))
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
@@ -74,11 +82,23 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                     if rule.target == "REJECT":
                         cut += 1
                     if rule.target == "DROP":
-                        into = max(into, rule.probability or 1_000_000)
+                        share = 1_000_000 / rule.every if rule.every else rule.probability
+                        into = max(into, share or 1_000_000)
+                    if rule.target == "MARK":
+                        every = max(every, rule.every)
+    out /= every
     if into == 1_000_000 and not out:
         cut += 1
         into = 0
     return {"latency": delay, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+
+
+def _mean(bursts: GilbertElliott | None) -> float:
+    """The long-run share that a chain of two states loses, in ppm."""
+    if bursts is None:
+        return 0
+    bad = bursts.to_bad / (bursts.to_bad + bursts.to_good)
+    return bad * bursts.loss_in_bad + (1 - bad) * bursts.loss_in_good
 
 
 def undo_first(effects: Iterable[Effect]) -> None:

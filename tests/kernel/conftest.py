@@ -238,6 +238,7 @@ class Net:
 
         guest, and every test comes by here.
         """
+        self._peer = peer
         self._there = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{peer}")
         here, there = "02:00:00:00:00:01", "02:00:00:00:00:02"
         with IPRoute() as ours, _inside(peer, IPRoute) as theirs:
@@ -271,6 +272,10 @@ class Net:
     def there(self, *words: str, check: bool = True) -> str:
         """Run a command at the peer."""
         return run(*self._there, *words, check=check)
+
+    def at_peer(self, make: Callable[[], T]) -> T:
+        """What ``make`` makes at the peer; a socket stays there."""
+        return _inside(self._peer, make)
 
     def sent(self) -> int:
         """Packets that have left by v0."""

@@ -56,6 +56,10 @@ MORE: dict[str, dict[str, str]] = {
     "network.latency": {"delay": "50ms"},
     "network.loss": {"percent": "1%"},
     "network.partition": {},
+    "network.corrupt": {"percent": "1%"},
+    "network.duplicate": {"percent": "1%"},
+    "network.reorder": {"percent": "25%", "delay": "10ms"},
+    "network.rate": {"rate": "1mbit"},
 }
 V4, V6 = "10.0.0.2,10.1.0.0/24", "fd00::2,fd01::/64"
 

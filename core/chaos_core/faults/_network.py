@@ -19,6 +19,7 @@ from chaos_core.effects import (
     Netem,
     Pipe,
     Rule,
+    Tbf,
 )
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
@@ -27,6 +28,7 @@ from chaos_core.node import Network, NodeView
 # What doctor must find for building blocks below.
 MATCHING = ("ipset", "xt_set", "multiport")
 DETOUR = (*MATCHING, "mark", "clsact", "fw")
+SHAPING = (*DETOUR, "ifb", "netem")
 
 MAX_PEERS = 64  # each is one netlink message a renewal
 MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
@@ -143,15 +145,26 @@ class NetworkFault(Fault):
             for family in self.families()
         )
 
-    def detour(self, node: NodeView, fault_id: str, netem: Netem | None) -> tuple[Effect, ...]:
-        """Egress: packets to the peers are marked and go through ``netem``, or nowhere if None."""
+    def shaped(self, node: NodeView, fault_id: str, through: Netem | Tbf) -> tuple[Effect, ...]:
+        """All that it takes to send what leaves for the peers through netem or a token bucket."""
+        return (*self.leased_sets(node, fault_id), *self.detour(node, fault_id, through))
+
+    def detour(
+        self, node: NodeView, fault_id: str, through: Netem | Tbf | None, every: int = 0
+    ) -> tuple[Effect, ...]:
+        """Egress: packets to the peers are marked and go ``through`` that, or nowhere if None.
+
+        With ``every``, only each n-th packet of an interface and protocol.
+        """
+        netem = through if isinstance(through, Netem) else None
+        tbf = through if isinstance(through, Tbf) else None
         mark = node.free_mark()
         pipes = []
         for number, name in enumerate(self.devices(node)):
             device = node.device(name)
             assert device is not None
             link = f"{LINK_PREFIX}{fault_id}-{number}"
-            pipes.append(Pipe(name, link, mark, node.mark_mask, device.free_pref(), netem))
+            pipes.append(Pipe(name, link, mark, node.mark_mask, device.free_pref(), netem, tbf))
         chains = [
             Chain(
                 name=f"{CHAIN_PREFIX}{fault_id}-out",
@@ -168,7 +181,13 @@ class NetworkFault(Fault):
                             fault_id,
                             family,
                             "out",
-                            Rule("MARK", out_device=pipe.device, mark=mark, mask=node.mark_mask),
+                            Rule(
+                                "MARK",
+                                out_device=pipe.device,
+                                every=every,
+                                mark=mark,
+                                mask=node.mark_mask,
+                            ),
                         )
                     ),
                 ),
