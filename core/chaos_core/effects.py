@@ -59,6 +59,20 @@ class LeasedSet:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedSet:
+    """A kernel set of what is protected, for filters that are asked before xtables.
+
+    Entries never time out. They are CIDRs (``hash:net``), or ``CIDR,protocol:port``
+    (``hash:net,port``) with tcp, udp or icmpv6, where the port is the type times 256.
+    """
+
+    name: str
+    family: Family
+    kind: Literal["hash:net", "hash:net,port"]
+    entries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GilbertElliott:
     """Loss in bursts, in ppm: a chain of two states that moves once a packet.
 
@@ -126,6 +140,34 @@ class Pipe:
     def kind(self) -> Literal["ifb", "dummy"]:
         """What kind of link it takes."""
         return "ifb" if self.netem or self.tbf else "dummy"
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """Packets of a family whose source is in the LeasedSet ``peers``, less what is protected.
+
+    That is what comes from ``safe_nets`` (empty: none), or from or to ``safe_ports``;
+    both are FixedSets.
+    """
+
+    family: Family
+    peers: str
+    safe_nets: str
+    safe_ports: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressPipe:
+    """Packets that enter ``device`` and are caught take a detour through ``link``, an ifb.
+
+    The filters match by set, so the kernel holds the lease as in a Chain. The device's
+    ``clsact`` is shared and taken away as a Pipe does it.
+    """
+
+    device: str
+    link: str
+    catches: tuple[Catch, ...]
+    netem: Netem
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +280,11 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
+Effect = (
+    LeasedSet | FixedSet | Pipe | IngressPipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
+)
 
-_KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
-}
+_KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
@@ -306,8 +348,19 @@ def describe(effect: Effect) -> str:
                 f"set    {effect.name} ({_where(effect)}, entries time out with the lease):"
                 f" {', '.join(effect.entries)}"
             )
+        case FixedSet():
+            return (
+                f"set    {effect.name} (IPv{effect.family} {effect.kind}, protected):"
+                f" {', '.join(effect.entries)}"
+            )
         case Pipe():
             return f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} {_shape(effect)}"
+        case IngressPipe():
+            sets = ", ".join(
+                " ".join(filter(None, (catch.peers, "but", catch.safe_nets, catch.safe_ports)))
+                for catch in effect.catches
+            )
+            return f"inlet  {effect.device} from {sets} → {effect.link} {_netem(effect.netem)}"
         case Chain():
             head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
@@ -340,9 +393,10 @@ def _shape(pipe: Pipe) -> str:
     if pipe.tbf:
         rate, burst, limit = pipe.tbf.rate * 8, pipe.tbf.burst, pipe.tbf.limit
         return f"tbf rate {rate} bit/s, burst {burst} bytes, limit {limit} bytes"
-    netem = pipe.netem
-    if netem is None:
-        return "(dummy: swallowed)"
+    return _netem(pipe.netem) if pipe.netem else "(dummy: swallowed)"
+
+
+def _netem(netem: Netem) -> str:
     parts = [f"limit {netem.limit}"]
     if netem.delay or netem.jitter:
         parts.append(f"delay {netem.delay / 1000:g}ms ±{netem.jitter / 1000:g}ms")

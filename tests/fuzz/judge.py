@@ -14,8 +14,10 @@ from chaos_core.effects import (
     LINK_PREFIX,
     Chain,
     Effect,
+    FixedSet,
     GilbertElliott,
     Holder,
+    IngressPipe,
     Kill,
     LeasedSet,
     Pipe,
@@ -34,7 +36,7 @@ def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
     if isinstance(effect, Unit | Restart | Kill):
         return ""
-    name = effect.link if isinstance(effect, Pipe) else effect.name
+    name = effect.link if isinstance(effect, Pipe | IngressPipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
     assert name.startswith(prefix), f"{name} does not carry our tag"
     return name.removeprefix(prefix)[:8]
@@ -57,9 +59,15 @@ def within(ceilings: Envelope, view: NodeView, effects: Iterable[Effect]) -> Non
 
 def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     """What one fault takes: µs, ppm; ``cut`` counts what stops all that it is about."""
-    delay, out, into, cut, cpu, memory, every = 0.0, 0.0, 0.0, 0, 0.0, 0.0, 1
+    delay, inward, out, into, cut, cpu, memory, every = 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 1
     for effect in effects:
         match effect:
+            case IngressPipe():
+                largest = _LARGEST[effect.netem.distribution] / 8192
+                inward = max(inward, effect.netem.delay + effect.netem.jitter * largest)
+                assert all(catch.peers and catch.safe_ports for catch in effect.catches)
+                safe = any(net.version == 4 for net in view.protected.networks())
+                assert all(bool(c.safe_nets) == safe for c in effect.catches if c.family == 4)
             case Pipe(tbf=tbf) if tbf is not None:
                 cut += 1
                 delay = max(delay, tbf.limit / tbf.rate * 1e6)
@@ -90,7 +98,7 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     if into == 1_000_000 and not out:
         cut += 1
         into = 0
-    return {"latency": delay, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+    return {"latency": delay + inward, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
 
 
 def _mean(bursts: GilbertElliott | None) -> float:
@@ -125,6 +133,18 @@ def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
         if isinstance(effect, LeasedSet):
             for entry in effect.entries:
                 assert ipaddress.ip_network(entry).prefixlen > 0
+        if isinstance(effect, FixedSet) and effect.kind == "hash:net":
+            shielded = [ipaddress.ip_network(entry) for entry in effect.entries]
+            for net in view.protected.networks():
+                if net.version == effect.family:
+                    assert any(net.subnet_of(one) for one in shielded), f"{net} in {effect.name}"  # type: ignore[arg-type]
+        elif isinstance(effect, FixedSet):
+            wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
+            wanted |= {"udp:67", "udp:68"} if effect.family == 4 else {"udp:546", "icmpv6:34560"}
+            for half in (
+                ("0.0.0.0/1", "128.0.0.0/1") if effect.family == 4 else ("::/1", "8000::/1")
+            ):
+                assert {f"{half},{port}" for port in wanted} <= set(effect.entries), effect.name
         if not isinstance(effect, Chain):
             continue
         first = next(

@@ -18,6 +18,7 @@ _PRELOADED = (
     " ip_tables iptable_mangle iptable_filter ip6_tables ip6table_mangle ip6table_filter"
     " ip_set_hash_net ip_set_hash_ip xt_set xt_statistic xt_mark xt_multiport xt_tcpudp"
     " ipt_REJECT ip6t_REJECT xt_comment"
+    " cls_basic em_ipset ip_set_hash_netport"
     " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge"
 )
 _FINIT_MODULE = 313  # x86-64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,21 @@ from hypothesis import strategies as st
 
 from chaos_core import distributions, effects, envelope, faults
 from chaos_core.distributions import Distribution
-from chaos_core.effects import Chain, Effect, GilbertElliott, Netem, Pipe, Tbf
+from chaos_core.effects import (
+    Chain,
+    Effect,
+    FixedSet,
+    GilbertElliott,
+    IngressPipe,
+    LeasedSet,
+    Netem,
+    Pipe,
+    Tbf,
+)
 from chaos_core.envelope import Draw
-from chaos_core.errors import EnvelopeExceeded, InvalidInput
+from chaos_core.errors import EnvelopeExceeded, InvalidInput, Refused
 from chaos_core.faults import Fault
-from chaos_core.node import NodeView
+from chaos_core.node import NodeView, Protected
 from chaos_core.units import SECOND, Duration, Percent
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -276,3 +287,60 @@ def test_a_table_is_sixteen_bits_ascending_and_its_mean_no_delay(shape: Distribu
     assert list(found) == sorted(found)
     assert -(2**15) <= found[0] < 0 < found[-1] < 2**15
     assert abs(sum(found) / len(found)) < 8192 * 0.04
+
+
+# ── what comes in ─────────────────────────────────────────────────────────────────────────
+
+GUARDED = replace(
+    NodeView.example(),
+    protected=Protected(controllers=("10.0.0.1",), peers=("10.9.0.0/16", "10.0.0.0/31")),
+)
+
+
+def test_inward_the_leased_set_catches_and_sets_spare_what_is_protected() -> None:
+    done = fault("network.latency", delay="9ms", direction="in").compile(GUARDED, "0123abcd")
+    leased = {effect.name for effect in done if isinstance(effect, LeasedSet)}
+    fixed = {effect.name: effect for effect in done if isinstance(effect, FixedSet)}
+    (pipe,) = (effect for effect in done if isinstance(effect, IngressPipe))
+    assert done[-1] == pipe, "the filter comes when its sets are there"
+    assert not any(isinstance(effect, Chain | Pipe) for effect in done)
+    assert [catch.family for catch in pipe.catches] == [4, 6]
+    for catch in pipe.catches:
+        assert catch.peers in leased
+        ports = set(fixed[catch.safe_ports].entries)
+        halves = ("0.0.0.0/1", "128.0.0.0/1") if catch.family == 4 else ("::/1", "8000::/1")
+        spared = ["tcp:22", "udp:67", "udp:68"] if catch.family == 4 else ["tcp:22", "udp:546"]
+        spared += [f"icmpv6:{kind * 256}" for kind in range(133, 138) if catch.family == 6]
+        assert {f"{half},{port}" for half in halves for port in spared} <= ports
+    four, six = pipe.catches
+    assert fixed[four.safe_nets].entries == ("10.0.0.0/31", "10.9.0.0/16")
+    assert six.safe_nets == "", "no protected network of IPv6"
+    assert pipe.netem.delay == 9_000
+    assert len(pipe.link) <= effects.MAX_LINK_NAME
+    assert all(effects.is_ours(name) for name in (pipe.link, *leased, *fixed))
+
+
+def test_both_ways_are_drawn_twice_and_survive_the_journal() -> None:
+    both = fault("network.latency", delay="9ms", direction="both")
+    assert both.draw() == Draw("latency", latency=Duration(18_000))
+    done = both.compile(GUARDED, "0123abcd")
+    links = [e.link for e in done if isinstance(e, Pipe | IngressPipe)]
+    assert len(set(links)) == len(links) == 2
+    assert [effects.from_text(effects.to_text(effect)) for effect in done] == [*done]
+    shown = "\n".join(map(effects.describe, done))
+    assert "inlet  eth0 from chs-0123abcd-4 but chs-0123abcd-41 chs-0123abcd-42" in shown
+    assert "hash:net,port, protected): 0.0.0.0/1,tcp:22" in shown
+
+
+@pytest.mark.parametrize("chosen", [{"ports": "80"}, {"local_ports": "80"}, {"protocol": "tcp"}])
+@pytest.mark.parametrize("direction", ["in", "both"])
+def test_inward_there_is_no_choice_of_ports(direction: str, chosen: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput, match="direction: in and both go without ports and protocol"):
+        fault("network.latency", delay="1ms", direction=direction, **chosen)
+
+
+@pytest.mark.parametrize("peers", ["10.0.0.1", "10.9.1.0/24", "127.0.0.1"])
+def test_inward_protected_peers_are_refused_too(peers: str) -> None:
+    given = {"peers": peers, "delay": "1ms", "direction": "in"}
+    with pytest.raises(Refused):
+        faults.parse("network.latency", given).compile(GUARDED, "0123abcd")

@@ -22,8 +22,8 @@ from collections.abc import Iterable
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
 from chaos_agent.linux.tc import Tc
-from chaos_agent.linux.tcvalues import Link, Redirect
-from chaos_core.effects import Pipe, is_ours
+from chaos_agent.linux.tcvalues import EGRESS, Link, Redirect
+from chaos_core.effects import Netem, Pipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 
 
@@ -137,6 +137,7 @@ def _redirects(
         for device in (tc.clsact_devices() if devices is None else devices)
         for redirect in tc.redirects(device)
         if redirect.ours
+        and redirect.parent == EGRESS
         and (
             (link is not None and redirect.leads_to(link))
             or (redirect.target, redirect.pref, redirect.mark) == (0, effect.pref, effect.mark)
@@ -144,19 +145,28 @@ def _redirects(
     ]
 
 
+def netem_differs(tc: Tc, netem: Netem, link: Link) -> str | None:
+    """How the netem of a link of ours differs from what was asked for; None when it does not."""
+    return _differs(link, "netem", in_ticks(netem), tc.netem(link))
+
+
 def _qdisc_differs(tc: Tc, effect: Pipe, link: Link) -> str | None:
     if effect.netem:
-        kind, wanted, found = "netem", in_ticks(effect.netem), tc.netem(link)
-    elif effect.tbf:
-        kind, wanted, found = "tbf", tbf_in_ticks(effect.tbf), tc.tbf(link)
-    else:
-        return None
+        return netem_differs(tc, effect.netem, link)
+    if effect.tbf:
+        return _differs(link, "tbf", tbf_in_ticks(effect.tbf), tc.tbf(link))
+    return None
+
+
+def _differs(
+    link: Link, kind: str, wanted: dict[str, int], found: dict[str, int] | None
+) -> str | None:
     if found is None:
-        return f"link {effect.link} has no {kind}"
+        return f"link {link.name} has no {kind}"
     for key, value in wanted.items():
         slack = 16 if key == "buffer" else 0  # a µs: it is made of whole ones
         if abs(found[key] - value) > slack:
-            return f"{kind} of {effect.link} has {key} {found[key]}, not {value} (kernel units)"
+            return f"{kind} of {link.name} has {key} {found[key]}, not {value} (kernel units)"
     return None
 
 

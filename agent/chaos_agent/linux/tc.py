@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from typing import Any, Literal
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.netlink import kernel_call
 from chaos_agent.linux.shaping import in_ticks, read_netem
 from chaos_agent.linux.tcvalues import (
@@ -40,10 +41,11 @@ from chaos_agent.linux.tcvalues import (
     read_redirect,
     verdict,
 )
-from chaos_core.effects import Netem, Tbf
+from chaos_core.effects import Family, Netem, Tbf
 from chaos_core.errors import ChaosError, Unsupported
 
 _ETH_P_ALL = 3
+_ETH_P: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
 _NUD_INCOMPLETE = 0x01
 _NUD_FAILED = 0x20
 
@@ -193,18 +195,44 @@ class Tc:
             )  # fmt: skip
 
     @kernel_call
-    def redirects(self, device: int) -> list[Redirect]:
-        """All fw filters with a redirect on the device's clsact egress, foreign ones too."""
-        found = (read_redirect(message) for message in self._filters(device, EGRESS))
-        return [redirect for redirect in found if redirect]
+    def add_catch(
+        self, device: int, family: Family, asked: Sequence[SetMatch], link: Link, *, claim: bool
+    ) -> None:
+        """Redirect what enters ``device`` and is as all of ``asked`` say.
+
+        The kernel chooses the preference: there is nobody else's filter beside ours. The
+        redirects of both families are one action.
+        """
+        redirect = {
+            "kind": "mirred",
+            "direction": "egress",
+            "action": "redirect",
+            "ifindex": link.index,
+            "index": action_index(link.index, claim=claim),
+        }
+        with _needs("the tc classifier basic or its match ipset", link.name):
+            self._ip.tc(
+                "add-filter", "basic", device, parent=INGRESS, protocol=_ETH_P[family],
+                match=asked, action=[redirect],
+            )  # fmt: skip
 
     @kernel_call
-    def foreign_filters(self, device: int) -> list[tuple[int, str, Verdict]]:
-        """What others have at the device's clsact egress: preference, kind, what it may do."""
-        ours = {redirect.pref for redirect in self.redirects(device) if redirect.ours}
+    def redirects(self, device: int) -> list[Redirect]:
+        """All filters with a redirect on the device's clsact, foreign ones too."""
+        messages = [*self._filters(device, EGRESS), *self._filters(device, INGRESS)]
+        return [redirect for redirect in map(read_redirect, messages) if redirect]
+
+    @kernel_call
+    def foreign_filters(self, device: int, parent: int = EGRESS) -> list[tuple[int, str, Verdict]]:
+        """What others have on that side of the clsact: preference, kind, what it may do."""
+        ours = {
+            redirect.pref
+            for redirect in self.redirects(device)
+            if redirect.ours and redirect.parent == parent
+        }
         found = [
             (message["info"] >> 16, message.get_attr("TCA_KIND"), verdict(message))
-            for message in self._filters(device, EGRESS)
+            for message in self._filters(device, parent)
         ]
         return [each for each in found if each[0] not in ours and each[2] != "none"]
 
@@ -217,7 +245,7 @@ class Tc:
     def delete_redirect(self, redirect: Redirect) -> None:
         with _unless_gone():
             self._ip.tc(
-                "del-filter", index=redirect.device, handle=redirect.mark, parent=EGRESS,
+                "del-filter", index=redirect.device, handle=redirect.handle, parent=redirect.parent,
                 info=redirect.pref << 16 | redirect.protocol,
             )  # fmt: skip
 

@@ -12,9 +12,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    Catch,
     Chain,
     Effect,
     Family,
+    FixedSet,
+    IngressPipe,
     LeasedSet,
     Netem,
     Pipe,
@@ -196,6 +199,29 @@ class NetworkFault(Fault):
         ]
         return (*pipes, *chains)
 
+    def inlet(self, node: NodeView, fault_id: str, netem: Netem) -> tuple[Effect, ...]:
+        """Ingress: what comes from the peers, by a device that routes to them, goes through netem.
+
+        It is matched before xtables, by sets alone: no ports, no protocol. Packets that are
+        protected in a chain are protected by sets here.
+        """
+        sets: list[FixedSet] = []
+        catches = []
+        for family in self.families():
+            nets, ports = (f"{_set_name(fault_id, family)}{part}" for part in (1, 2))
+            safe = [net for net in node.protected.networks() if net.version == family]
+            if safe:
+                entries = _entries(tuple(ipaddress.collapse_addresses(safe)))  # type: ignore[type-var]
+                sets.append(FixedSet(nets, family, "hash:net", entries))
+            sets.append(FixedSet(ports, family, "hash:net,port", _protected_ports(node, family)))
+            peers = _set_name(fault_id, family)
+            catches.append(Catch(family, peers, nets if safe else "", ports))
+        pipes = (
+            IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem)
+            for number, name in enumerate(self.devices(node), MAX_DEVICES)
+        )
+        return (*sets, *pipes)
+
     def filtering(
         self,
         node: NodeView,
@@ -350,6 +376,17 @@ def _on_device(rule: Rule, direction: Literal["in", "out"], device: str) -> Rule
     if direction == "in":
         return replace(rule, in_device=device)
     return replace(rule, out_device=device)
+
+
+def _protected_ports(node: NodeView, family: Family) -> tuple[str, ...]:
+    """What ``_protected_rules`` spares by port, or type of ICMPv6, as entries of a FixedSet."""
+    everywhere = _entries((ipaddress.ip_network("0.0.0.0/0" if family == 4 else "::/0"),))
+    ports = [
+        *(f"tcp:{port}" for port in node.protected.ssh_ports),
+        *(f"udp:{port}" for port in _DHCP[family]),
+        *(f"icmpv6:{int(kind) * 256}" for kind in _NEIGHBOUR_DISCOVERY if family == 6),
+    ]
+    return tuple(f"{half},{port}" for half in everywhere for port in ports)
 
 
 def _protected_rules(

@@ -1,4 +1,4 @@
-"""Delay of what leaves for the peers, by netem on an ifb beside the device's own qdisc."""
+"""Delay of packets to or from the peers, by netem on an ifb beside the device's own qdisc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from chaos_core.distributions import Distribution, longest
 from chaos_core.effects import Effect, Netem
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import SHAPING, NetworkFault, queue_limit
+from chaos_core.faults._network import SHAPING, Direction, NetworkFault, queue_limit
 from chaos_core.node import NodeView
 from chaos_core.units import Duration, Percent
 
@@ -17,7 +17,11 @@ _LONGEST_JITTER = Duration.parse("2s")  # the kernel keeps it as nanoseconds in 
 
 
 class NetworkLatency(NetworkFault):
-    """Every packet to a peer leaves ``delay`` later, give or take ``jitter``.
+    """Every packet to (``out``) or from (``in``) a peer is late by ``delay`` ± ``jitter``.
+
+    Inwards it takes the kernel's ``em_ipset``, by which tc asks the leased set; packets are
+    chosen by address alone, and an interface on which somebody has a filter at ingress is
+    refused.
 
     With a ``distribution`` other than uniform, ``jitter`` is a deviation and the longest
     delays are beyond it: by 3.5 of them (normal), 4 (pareto) and 3.9 (paretonormal). That
@@ -40,6 +44,9 @@ class NetworkLatency(NetworkFault):
     distribution: Distribution = Field(
         default="uniform", description="how the jitter is spread around the delay"
     )
+    direction: Direction = Field(
+        default="out", description="in, out or both; in and both go by address alone"
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> NetworkLatency:
@@ -53,13 +60,17 @@ class NetworkLatency(NetworkFault):
             raise ValueError(f"jitter: must be at most {_LONGEST_JITTER}")
         if self.distribution != "uniform" and not self.jitter:
             raise ValueError("distribution: only with a jitter")
+        chosen = self.ports or self.local_ports or self.protocol != "all"
+        if self.direction != "out" and chosen:
+            raise ValueError("direction: in and both go without ports and protocol")
         return self
 
     def _longest(self) -> Duration:
         return Duration(longest(self.distribution, self.delay, self.jitter))
 
     def draw(self) -> Draw:
-        return Draw("latency", latency=self._longest())
+        directions = 2 if self.direction == "both" else 1
+        return Draw("latency", latency=Duration(self._longest() * directions))
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         netem = Netem(
@@ -69,4 +80,9 @@ class NetworkLatency(NetworkFault):
             distribution=self.distribution,
             limit=queue_limit(self._longest()),
         )
-        return (*self.leased_sets(node, fault_id), *self.detour(node, fault_id, netem))
+        effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
+        if self.direction in ("in", "both"):
+            effects = (*effects, *self.inlet(node, fault_id, netem))
+        if self.direction in ("out", "both"):
+            effects = (*effects, *self.detour(node, fault_id, netem))
+        return effects
