@@ -297,6 +297,22 @@ def test_every_nth_packet_that_leaves_is_lost(fault: Any, family: Family) -> Non
             assert [n for n, gone in enumerate(lost, 1) if gone] == [*range(7, 701, 7)], back
 
 
+@BOTH
+def test_every_nth_packet_is_counted_by_nftables_too(
+    node: Any, net: Any, sh: Callable[..., str], family: Family
+) -> None:
+    sh("nft", "add table inet mine")  # nothing of xtables is in use, so that it is the backend
+    fault = node.apply("network.loss", peers=net.peer[family], every=10, direction="in")
+    assert node.status(fault).state == "in_force", node.status(fault).detail
+    assert "numgen inc mod 10 9" in sh("nft", "list", "ruleset")
+    lost = lost_of(Field(node, net, family).run(500, back=True), 500)
+    assert [number for number, gone in enumerate(lost, 1) if gone] == [*range(10, 501, 10)]
+    node.look()
+    assert node.status(fault).state == "in_force", node.status(fault).detail
+    node.supervisor.obey(Revert(fault=fault), now_us())
+    assert node.status(fault).clean, node.status(fault).detail
+
+
 # ── latency by a table ────────────────────────────────────────────────────────────────────
 
 

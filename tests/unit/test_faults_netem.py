@@ -332,6 +332,15 @@ def test_both_ways_are_drawn_twice_and_survive_the_journal() -> None:
     assert "hash:net,port, protected): 0.0.0.0/1,tcp:22" in shown
 
 
+def test_inward_the_sets_are_ipsets_whatever_the_backend() -> None:
+    node = replace(GUARDED, backend="nft")
+    for direction, wanted in (("in", {"xtables"}), ("out", {"nft"}), ("both", {"xtables", "nft"})):
+        done = fault("network.latency", delay="9ms", direction=direction).compile(node, "0123abcd")
+        assert {effect.backend for effect in done if isinstance(effect, LeasedSet)} == wanted
+        assert {e.backend for e in done if isinstance(e, Chain)} == wanted - {"xtables"}
+        assert len(set(done)) == len(done)
+
+
 @pytest.mark.parametrize("chosen", [{"ports": "80"}, {"local_ports": "80"}, {"protocol": "tcp"}])
 @pytest.mark.parametrize("direction", ["in", "both"])
 def test_inward_there_is_no_choice_of_ports(direction: str, chosen: dict[str, str]) -> None:

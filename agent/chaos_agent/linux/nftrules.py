@@ -232,7 +232,7 @@ _KNOWN = frozenset(
     {
         *("target", "source", "destination", "protocol", "source_ports", "destination_ports"),
         *("icmpv6_type", "in_device", "out_device", "match_set", "set_side", "probability"),
-        *("mark", "mask", "reject_with"),
+        *("mark", "mask", "reject_with", "every"),
     }
 )
 
@@ -262,6 +262,9 @@ def _matches(rule: Rule, family: Family) -> Iterator[Command]:
     if rule.probability:
         dice = {"numgen": {"mode": "random", "mod": _MILLION, "offset": 0}}
         yield _is(dice, rule.probability, "<")
+    if rule.every:
+        counter = {"numgen": {"mode": "inc", "mod": rule.every, "offset": 0}}
+        yield _is(counter, rule.every - 1)
 
 
 def _verdict(rule: Rule, family: Family) -> Iterator[Command]:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    Backend,
     Catch,
     Chain,
     Effect,
@@ -138,12 +139,20 @@ class NetworkFault(Fault):
 
     # ── building blocks for compile() ─────────────────────────────────────────────────
 
-    def leased_sets(self, node: NodeView, fault_id: str) -> tuple[LeasedSet, ...]:
-        """One set a family. Raises Refused when a peer is protected or the node itself."""
+    def leased_sets(
+        self, node: NodeView, fault_id: str, backend: Backend | None = None
+    ) -> tuple[LeasedSet, ...]:
+        """One set a family, of the node's backend unless another is asked for.
+
+        Raises Refused when a peer is protected or the node itself.
+        """
         self._refuse_protected(node)
         return tuple(
             LeasedSet(
-                _set_name(fault_id, family), family, _entries(self.networks(family)), node.backend
+                _set_name(fault_id, family),
+                family,
+                _entries(self.networks(family)),
+                backend or node.backend,
             )
             for family in self.families()
         )
@@ -202,8 +211,9 @@ class NetworkFault(Fault):
     def inlet(self, node: NodeView, fault_id: str, netem: Netem) -> tuple[Effect, ...]:
         """Ingress: what comes from the peers, by a device that routes to them, goes through netem.
 
-        It is matched before xtables, by sets alone: no ports, no protocol. Packets that are
-        protected in a chain are protected by sets here.
+        It takes leased sets of ipset's, whatever the backend. It is matched before xtables,
+        by sets alone: no ports, no protocol. What is protected in a chain is protected by
+        sets here.
         """
         sets: list[FixedSet] = []
         catches = []

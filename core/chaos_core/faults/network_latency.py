@@ -80,9 +80,14 @@ class NetworkLatency(NetworkFault):
             distribution=self.distribution,
             limit=queue_limit(self._longest()),
         )
-        effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
-        if self.direction in ("in", "both"):
+        inward, outward = self.direction != "out", self.direction != "in"
+        effects: tuple[Effect, ...] = ()
+        if inward or node.backend == "xtables":
+            effects = self.leased_sets(node, fault_id, "xtables")
+        if outward and node.backend != "xtables":
+            effects = (*effects, *self.leased_sets(node, fault_id))
+        if inward:
             effects = (*effects, *self.inlet(node, fault_id, netem))
-        if self.direction in ("out", "both"):
+        if outward:
             effects = (*effects, *self.detour(node, fault_id, netem))
         return effects
