@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from chaos_agent.effects.pipe import release
+from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import Link
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, is_ours
+from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, Tbf, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
 _NAME = f"{LINK_PREFIX}doctor"
@@ -76,7 +77,7 @@ def _pipes(host: Host) -> Iterator[Ability]:
     if link is None:
         yield from (
             Ability(name, ok=False, why=f"{name}: there is no link to try it on")
-            for name in ("netem", "clsact", "fw")
+            for name in ("tbf", "netem", "clsact", "em_ipset", "fw")
         )
         return
     try:
@@ -86,9 +87,26 @@ def _pipes(host: Host) -> Iterator[Ability]:
 
 
 def _qdiscs(host: Host, link: Link) -> Iterator[Ability]:
+    yield _try("tbf", lambda: host.tc.add_tbf(link, Tbf(rate=10_000, burst=10_000, limit=10_000)))
     yield _try("netem", lambda: host.tc.add_netem(link, Netem(delay=1000)))
     yield _try("clsact", lambda: host.tc.add_clsact(link.index))
+    yield _try("em_ipset", lambda: _catch(host, link))
     yield _try("fw", lambda: host.tc.add_redirect(link.index, 1, _MARK, _MARK, link, claim=False))
+
+
+def _catch(host: Host, link: Link) -> None:
+    """What ingress takes: a filter by set, and a set of ports."""
+    try:
+        host.sets.create(_NAME, 4, "hash:net,port", timeout=None)
+        asked = [
+            SetMatch(host.sets.index(_NAME), "src,src"),
+            SetMatch(host.sets.index(_NAME), "src,dst"),
+        ]
+        host.tc.add_catch(link.index, 4, asked, link, claim=False)
+        for redirect in host.tc.redirects(link.index):
+            host.tc.delete_redirect(redirect)
+    finally:
+        host.sets.destroy(_NAME)
 
 
 def _remove_link(host: Host) -> None:

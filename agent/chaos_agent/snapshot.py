@@ -32,6 +32,7 @@ from chaos_core.effects import (
     Chain,
     Effect,
     Family,
+    IngressPipe,
     LeasedSet,
     Pipe,
     Unit,
@@ -50,6 +51,7 @@ _VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PA
 _OPAQUE = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){8,}")  # unread: counters may be in it
 _EMPTY = "empty"
 _COUNTED = re.compile(r'"(?:packets|bytes|used|expires)": \d+,?')
+_CLSACT = ("egress", "ingress")
 _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 
@@ -67,7 +69,9 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
     """What the effects touch."""
     effects = tuple(effects)
     return Scope(
-        devices=frozenset(effect.device for effect in effects if isinstance(effect, Pipe)),
+        devices=frozenset(
+            effect.device for effect in effects if isinstance(effect, Pipe | IngressPipe)
+        ),
         tables=frozenset(
             effect.table
             for effect in effects
@@ -172,7 +176,7 @@ class _Traffic:
             index: [
                 redirect
                 for hook, message in dumped
-                if hook == "egress" and (redirect := read_redirect(message))
+                if hook in _CLSACT and (redirect := read_redirect(message))
             ]
             for index, dumped in self._dumped.items()
         }
@@ -203,25 +207,29 @@ class _Traffic:
         tagged = {index: name for index, name in self._names.items() if is_ours(name)}
         for index, dumped in self._dumped.items():
             ours = {
-                (redirect.pref, redirect.mark): self._names.get(
+                (redirect.parent, redirect.pref, redirect.handle): self._names.get(
                     redirect.target, f"{LINK_PREFIX}{0:08x}"
                 )
                 for redirect in self._redirects[index]
                 if redirect.ours or redirect.target in tagged
             }
-            heads = {(pref, 0): owner for (pref, _), owner in ours.items()}
+            heads = {(parent, pref, 0): owner for (parent, pref, _), owner in ours.items()}
             for hook, message in dumped:
                 pref, handle = message["info"] >> 16, message["handle"]
                 kind = message.get_attr("TCA_KIND")
-                owner = (heads | ours).get((pref, handle)) if hook == "egress" else None
+                owner = (heads | ours).get((message["parent"], pref, handle))
                 options = f"to {owner}" if owner else _plain(message.get_attr("TCA_OPTIONS"))
                 yield f"{self._names[index]} {hook} {kind} pref {pref} handle {handle:x} {options}"
 
     def _others_filters(self, device: int) -> bool:
         """Whether anything but ours hangs on the device's clsact."""
-        ours = {redirect.pref for redirect in self._redirects.get(device, ()) if redirect.ours}
+        ours = {
+            (redirect.parent, redirect.pref)
+            for redirect in self._redirects.get(device, ())
+            if redirect.ours
+        }
         return any(
-            hook == "ingress" or (hook == "egress" and message["info"] >> 16 not in ours)
+            hook in _CLSACT and (message["parent"], message["info"] >> 16) not in ours
             for hook, message in self._dumped.get(device, ())
         )
 

@@ -56,7 +56,7 @@ def parameters(cls: type[Fault]) -> list[dict[str, Any]]:
     listed = [
         {
             "name": name,
-            "type": _type(field),
+            "type": _type(_given(field)),
             "required": name in required,
             "default": field.get("default"),
             "description": field.get("description", ""),
@@ -64,6 +64,11 @@ def parameters(cls: type[Fault]) -> list[dict[str, Any]]:
         for name, field in schema["properties"].items()
     ]
     return sorted(listed, key=lambda one: not one["required"])
+
+
+def _given(field: dict[str, Any]) -> dict[str, Any]:
+    """What an optional parameter is when it is given."""
+    return next((one for one in field.get("anyOf", ()) if one.get("type") != "null"), field)
 
 
 def _type(field: dict[str, Any]) -> str:

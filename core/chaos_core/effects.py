@@ -20,6 +20,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from chaos_core.distributions import Distribution
 from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
@@ -83,22 +84,70 @@ class PulsedSet:
 
 
 @dataclass(frozen=True, slots=True)
+class FixedSet:
+    """A kernel set of what is protected, for filters that are asked before xtables.
+
+    Entries never time out. They are CIDRs (``hash:net``), or ``CIDR,protocol:port``
+    (``hash:net,port``) with tcp, udp or icmpv6, where the port is the type times 256.
+    """
+
+    name: str
+    family: Family
+    kind: Literal["hash:net", "hash:net,port"]
+    entries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GilbertElliott:
+    """Loss in bursts, in ppm: a chain of two states that moves once a packet.
+
+    ``to_bad`` and ``to_good`` are the probabilities of leaving the good and the bad state
+    (p and r in tc-netem(8)), the others those of losing a packet in each (1-h and 1-k).
+    """
+
+    to_bad: int
+    to_good: int
+    loss_in_bad: int = 1_000_000
+    loss_in_good: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Netem:
-    """Parameters of a netem qdisc: µs, µs, ppm, ppm, packets."""
+    """Parameters of a netem qdisc: µs for ``delay`` and ``jitter``, packets for ``limit``, ppm.
+
+    ``correlation`` is the jitter's, ``distribution`` its shape (``distributions.py``).
+    ``loss`` is independent of packet to packet, ``bursts`` is not. ``reorder`` is the share
+    that is sent without the delay, and so before its turn.
+    """
 
     delay: int = 0
     jitter: int = 0
     correlation: int = 0
     loss: int = 0
     limit: int = 1000
+    distribution: Distribution = "uniform"
+    bursts: GilbertElliott | None = None
+    corrupt: int = 0
+    duplicate: int = 0
+    reorder: int = 0
+    reorder_correlation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tbf:
+    """Parameters of a token bucket: bytes a second, bytes at once, bytes that may wait."""
+
+    rate: int
+    burst: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
     """Packets that leave ``device`` with our mark take a detour through ``link``.
 
-    ``link`` is an ifb with ``netem`` at its root, after which they go on through
-    the device's own root qdisc; or, with ``netem=None``, a dummy, where they end.
+    ``link`` is an ifb with ``netem`` or ``tbf`` at its root, after which they go on
+    through the device's own root qdisc; or, with neither, a dummy, where they end.
     A ``clsact`` qdisc is added when the device has none and taken away again
     only if it was added here. The device's root qdisc is never touched.
     ``pref`` is a filter preference that was free when the fault was compiled.
@@ -110,6 +159,40 @@ class Pipe:
     mask: int
     pref: int
     netem: Netem | None
+    tbf: Tbf | None = None
+
+    @property
+    def kind(self) -> Literal["ifb", "dummy"]:
+        """What kind of link it takes."""
+        return "ifb" if self.netem or self.tbf else "dummy"
+
+
+@dataclass(frozen=True, slots=True)
+class Catch:
+    """Packets of a family whose source is in the LeasedSet ``peers``, less what is protected.
+
+    That is what comes from ``safe_nets`` (empty: none), or from or to ``safe_ports``;
+    both are FixedSets.
+    """
+
+    family: Family
+    peers: str
+    safe_nets: str
+    safe_ports: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressPipe:
+    """Packets that enter ``device`` and are caught take a detour through ``link``, an ifb.
+
+    The filters match by set, so the kernel holds the lease as in a Chain. The device's
+    ``clsact`` is shared and taken away as a Pipe does it.
+    """
+
+    device: str
+    link: str
+    catches: tuple[Catch, ...]
+    netem: Netem
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +201,8 @@ class Rule:
 
     ``ports`` are ranges as xtables' multiport takes them (``80``, ``8000:8010``),
     at most 15 slots where a range takes two. ``match_set`` names a LeasedSet,
-    which is compared with the packet's ``set_side``. ``probability`` is in ppm.
+    which is compared with the packet's ``set_side``. ``probability`` is in ppm;
+    ``every`` = n matches each n-th packet that this rule meets, the n-th first.
     ``uid`` and ``cgroup`` are of the process whose socket sends the packet: its user,
     and a path of cgroup v2 with all below it, which must still be the one with the
     inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. ``per_day``
@@ -138,6 +222,7 @@ class Rule:
     match_set: str = ""
     set_side: Literal["", "src", "dst"] = ""
     probability: int = 0
+    every: int = 0
     uid: int | None = None
     cgroup: str = ""
     cgroup_id: int = 0
@@ -232,12 +317,12 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | PulsedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
+Effect = (
+    LeasedSet | PulsedSet | FixedSet | Pipe | IngressPipe | Chain | Holder
+    | Unit | Restart | Kill | UndoTimer
+)  # fmt: skip
 
-_KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (LeasedSet, PulsedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
-}
+_KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
@@ -306,21 +391,19 @@ def describe(effect: Effect) -> str:
                 f"set    {effect.name} ({_where(effect)}, entries in for {effect.down / 1e6:g} s,"
                 f" out for {effect.up / 1e6:g} s, by turns): {', '.join(effect.entries)}"
             )
-        case Pipe(netem=None):
+        case FixedSet():
             return (
-                f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} (dummy: swallowed)"
+                f"set    {effect.name} (IPv{effect.family} {effect.kind}, protected):"
+                f" {', '.join(effect.entries)}"
             )
-        case Pipe(netem=netem):
-            assert netem is not None
-            parts = [f"limit {netem.limit}"]
-            if netem.delay or netem.jitter:
-                parts.append(f"delay {netem.delay / 1000:g}ms ±{netem.jitter / 1000:g}ms")
-            if netem.loss:
-                parts.append(f"loss {netem.loss / 10_000:g}%")
-            return (
-                f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link}"
-                f" netem {', '.join(parts)}"
+        case Pipe():
+            return f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} {_shape(effect)}"
+        case IngressPipe():
+            sets = ", ".join(
+                " ".join(filter(None, (catch.peers, "but", catch.safe_nets, catch.safe_ports)))
+                for catch in effect.catches
             )
+            return f"inlet  {effect.device} from {sets} → {effect.link} {_netem(effect.netem)}"
         case Chain():
             head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
@@ -349,6 +432,28 @@ def _where(effect: LeasedSet | PulsedSet | Chain) -> str:
     return f"IPv{effect.family}" + (" nftables" if effect.backend == "nft" else "")
 
 
+def _shape(pipe: Pipe) -> str:
+    if pipe.tbf:
+        rate, burst, limit = pipe.tbf.rate * 8, pipe.tbf.burst, pipe.tbf.limit
+        return f"tbf rate {rate} bit/s, burst {burst} bytes, limit {limit} bytes"
+    return _netem(pipe.netem) if pipe.netem else "(dummy: swallowed)"
+
+
+def _netem(netem: Netem) -> str:
+    parts = [f"limit {netem.limit}"]
+    if netem.delay or netem.jitter:
+        parts.append(f"delay {netem.delay / 1000:g}ms ±{netem.jitter / 1000:g}ms")
+    if netem.distribution != "uniform":
+        parts.append(f"distribution {netem.distribution}")
+    if netem.bursts:
+        p, r, bad, good = (value / 10_000 for value in dataclasses.astuple(netem.bursts))
+        parts.append(f"loss gemodel p {p:g}% r {r:g}% 1-h {bad:g}% 1-k {good:g}%")
+    for name in ("loss", "corrupt", "duplicate", "reorder"):
+        share = getattr(netem, name)
+        parts += [f"{name} {share / 10_000:g}%"] if share else []
+    return f"netem {', '.join(parts)}"
+
+
 def _rule(rule: Rule) -> str:
     parts = []
     for flag, value in (
@@ -362,6 +467,7 @@ def _rule(rule: Rule) -> str:
         ("--icmpv6-type", rule.icmpv6_type),
         ("--match-set", f"{rule.match_set} {rule.set_side}" if rule.match_set else ""),
         ("--probability", f"{rule.probability / 10_000:g}%" if rule.probability else ""),
+        ("--every", str(rule.every or "")),
         ("--uid-owner", "" if rule.uid is None else str(rule.uid)),
         ("--path", rule.cgroup),
         ("--limit", f"{rule.per_day}/day --limit-burst {rule.burst}" if rule.per_day else ""),

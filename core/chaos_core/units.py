@@ -1,7 +1,8 @@
 """Quantities with units. A bare number is refused: ``50`` says nothing, ``50ms`` does.
 
 Each is an ``int`` underneath, so sums and comparisons are exact: ``Duration``
-in microseconds, ``Percent`` in parts per million, ``ByteSize`` in bytes.
+in microseconds, ``Percent`` in parts per million, ``ByteSize`` in bytes, ``Bandwidth``
+in bits per second.
 ``str()`` gives the canonical text, which parses back to the same value.
 """
 
@@ -21,7 +22,7 @@ _NUMBER = re.compile(r" *([0-9]{1,40}(?:\.[0-9]{1,40})?) *([A-Za-zµ%]*) *\Z")
 
 
 class Quantity(int):
-    """A non-negative integer with a unit in its text form. Base of the three below.
+    """A non-negative integer with a unit in its text form. Base of those below.
 
     ``parse`` raises InvalidInput on text without a unit, with an unknown unit,
     negative, or finer than the smallest step.
@@ -154,6 +155,14 @@ class ByteSize(Quantity):
             if self and self % self.units[unit] == 0:
                 return f"{int(self) // self.units[unit]}{unit}"
         return f"{int(self)}B"
+
+
+class Bandwidth(Quantity):
+    """Bits per second, in powers of ten as ``tc`` has them: ``1mbit``, ``512kbit``."""
+
+    units: ClassVar[dict[str, int]] = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+    noun = "bandwidth"
+    example = "1mbit"
 
 
 MICROSECOND = Duration(1)

@@ -74,7 +74,10 @@ def _good(dice: Dice, name: str, schema: dict[str, Any]) -> Any:
     """Something that a reasonable operator would write for one parameter."""
     if "enum" in schema or "const" in schema:
         return dice.choice(schema.get("enum") or [schema["const"]])
+    schema = next((one for one in schema.get("anyOf", ()) if one != {"type": "null"}), schema)
     match schema.get("format"):
+        case "bandwidth":
+            return f"{dice.randrange(64, 100_000)}kbit"
         case "duration":
             return f"{dice.randrange(1, 60)}ms"
         case "percentage":

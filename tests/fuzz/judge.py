@@ -14,7 +14,10 @@ from chaos_core.effects import (
     LINK_PREFIX,
     Chain,
     Effect,
+    FixedSet,
+    GilbertElliott,
     Holder,
+    IngressPipe,
     Kill,
     LeasedSet,
     Pipe,
@@ -26,12 +29,15 @@ from chaos_core.effects import (
 from chaos_core.envelope import Envelope
 from chaos_core.node import NodeView
 
+# The largest entry of each of iproute2's tables, of which 8192 is one jitter.
+_LARGEST = {"uniform": 8192, "normal": 28858, "pareto": 32767, "paretonormal": 31789}
+
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
     if isinstance(effect, Unit | Restart | Kill):
         return ""
-    name = effect.link if isinstance(effect, Pipe) else effect.name
+    name = effect.link if isinstance(effect, Pipe | IngressPipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
     assert name.startswith(prefix), f"{name} does not carry our tag"
     return name.removeprefix(prefix)[:8]
@@ -54,17 +60,27 @@ def within(ceilings: Envelope, view: NodeView, effects: Iterable[Effect]) -> Non
 
 def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     """What one fault takes: µs, ppm; ``cut`` counts what stops all that it is about."""
-    delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
+    delay, inward, out, into, cut, cpu, memory, every = 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 1
     for effect in effects:
         match effect:
             case PulsedSet():
                 assert min(effect.down, effect.up) >= 1_000_000, "a span that no set can count"
                 cut += 1
+            case IngressPipe():
+                largest = _LARGEST[effect.netem.distribution] / 8192
+                inward = max(inward, effect.netem.delay + effect.netem.jitter * largest)
+                assert all(catch.peers and catch.safe_ports for catch in effect.catches)
+                safe = any(net.version == 4 for net in view.protected.networks())
+                assert all(bool(c.safe_nets) == safe for c in effect.catches if c.family == 4)
+            case Pipe(tbf=tbf) if tbf is not None:
+                cut += 1
+                delay = max(delay, tbf.limit / tbf.rate * 1e6)
             case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
-                delay = max(delay, netem.delay + netem.jitter)
-                out = max(out, netem.loss)
+                largest = _LARGEST[netem.distribution] / 8192
+                delay = max(delay, netem.delay + netem.jitter * largest)
+                out = max(out, netem.loss + netem.corrupt + netem.duplicate + _mean(netem.bursts))
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
@@ -78,11 +94,23 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                     if rule.target == "REJECT":
                         cut += 1
                     if rule.target == "DROP":
-                        into = max(into, rule.probability or 1_000_000)
+                        share = 1_000_000 / rule.every if rule.every else rule.probability
+                        into = max(into, share or 1_000_000)
+                    if rule.target == "MARK":
+                        every = max(every, rule.every)
+    out /= every
     if into == 1_000_000 and not out:
         cut += 1
         into = 0
-    return {"latency": delay, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+    return {"latency": delay + inward, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+
+
+def _mean(bursts: GilbertElliott | None) -> float:
+    """The long-run share that a chain of two states loses, in ppm."""
+    if bursts is None:
+        return 0
+    bad = bursts.to_bad / (bursts.to_bad + bursts.to_good)
+    return bad * bursts.loss_in_bad + (1 - bad) * bursts.loss_in_good
 
 
 def undo_first(effects: Iterable[Effect]) -> None:
@@ -109,6 +137,18 @@ def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
         if isinstance(effect, LeasedSet | PulsedSet):
             for entry in effect.entries:
                 assert ipaddress.ip_network(entry).prefixlen > 0
+        if isinstance(effect, FixedSet) and effect.kind == "hash:net":
+            shielded = [ipaddress.ip_network(entry) for entry in effect.entries]
+            for net in view.protected.networks():
+                if net.version == effect.family:
+                    assert any(net.subnet_of(one) for one in shielded), f"{net} in {effect.name}"  # type: ignore[arg-type]
+        elif isinstance(effect, FixedSet):
+            wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
+            wanted |= {"udp:67", "udp:68"} if effect.family == 4 else {"udp:546", "icmpv6:34560"}
+            for half in (
+                ("0.0.0.0/1", "128.0.0.0/1") if effect.family == 4 else ("::/1", "8000::/1")
+            ):
+                assert {f"{half},{port}" for port in wanted} <= set(effect.entries), effect.name
         if not isinstance(effect, Chain):
             continue
         first = next(

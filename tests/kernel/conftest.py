@@ -278,6 +278,10 @@ class Net:
         """A socket of the peer's, for this process to use."""
         return _inside(self._peer, lambda: socket.socket(AF[family], kind))
 
+    def at_peer(self, make: Callable[[], T]) -> T:
+        """What ``make`` makes at the peer; a socket stays there."""
+        return _inside(self._peer, make)
+
     def sent(self) -> int:
         """Packets that have left by v0."""
         link = json.loads(run("ip", "-s", "-j", "link", "show", "v0"))[0]
@@ -528,7 +532,7 @@ _VOLATILE = re.compile(
 # By name; and actions by their index, whose upper half is 0x6368, or 0x6369 with a claim.
 _OURS = re.compile(r"\b(?:(?:chs|CHAOS)-[0-9a-f]{8}|index 1667[78]\d{5})\b")
 _CLAIM = re.compile(r"alias chaos clsact=|index 16678[2-9]\d{4}\b")
-_OUR_PREF = re.compile(r"filter protocol all pref (\d+) fw")
+_OUR_FILTER = re.compile(r"filter protocol \w+ pref \d+ (?:fw|basic) chain 0(?= )")
 
 
 def _blocks() -> list[str]:
@@ -556,10 +560,9 @@ def _without_ours(blocks: list[str]) -> list[str]:
 
     A clsact that we claim is ours, unless somebody has hung a filter on it.
     """
-    prefs = {
-        found[1] for block in blocks if _OURS.search(block) and (found := _OUR_PREF.match(block))
+    heads = {
+        found[0] for block in blocks if _OURS.search(block) and (found := _OUR_FILTER.match(block))
     }
-    heads = {f"filter protocol all pref {pref} fw chain 0" for pref in prefs}
     left = [block for block in blocks if not _OURS.search(block) and block not in heads]
     claimed = any(map(_CLAIM.search, blocks))
     if not claimed or any(

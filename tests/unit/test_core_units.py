@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from chaos_core.errors import InvalidInput
-from chaos_core.units import ByteSize, Duration, Percent, Quantity
+from chaos_core.units import Bandwidth, ByteSize, Duration, Percent, Quantity
 
-KINDS: list[type[Quantity]] = [Duration, Percent, ByteSize]
+KINDS: list[type[Quantity]] = [Duration, Percent, ByteSize, Bandwidth]
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=150)
 
 
@@ -54,6 +54,8 @@ def test_any_text_is_a_quantity_or_a_clear_refusal(kind: type[Quantity]) -> None
         (Percent, "0.25%", 2_500),
         (ByteSize, "512MiB", 512 * 2**20),
         (ByteSize, "100MB", 100_000_000),
+        (Bandwidth, "1mbit", 1_000_000),
+        (Bandwidth, "0.5kbit", 500),
     ],
 )
 def test_known_texts(kind: type[Quantity], text: str, value: int) -> None:

@@ -1,6 +1,6 @@
 """Pipe: packets with our mark take a detour through a link of ours.
 
-Built as link, netem, link up, clsact, filter; taken down in the opposite order,
+Built as link, its qdisc, link up, clsact, filter; taken down in the opposite order,
 because a filter whose ifb is gone swallows every packet that it catches.
 
 Whose clsact is it? The link says so: its alias claims the device's clsact before
@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
 from chaos_agent.linux.tc import Tc
-from chaos_agent.linux.tcvalues import Link, Redirect, in_ticks
-from chaos_core.effects import Pipe, is_ours
+from chaos_agent.linux.tcvalues import EGRESS, Link, Redirect
+from chaos_core.effects import Netem, Pipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 
 
@@ -48,9 +49,11 @@ class PipeOps:
                 where=effect.link,
                 hint="use another interface or fault; docs/coexistence.md says what goes together",
             )
-        link = host.tc.add_link(effect.link, "dummy" if effect.netem is None else "ifb")
-        if effect.netem is not None:
+        link = host.tc.add_link(effect.link, effect.kind)
+        if effect.netem:
             host.tc.add_netem(link, effect.netem)
+        elif effect.tbf:
+            host.tc.add_tbf(link, effect.tbf)
         present = device.index in host.tc.clsact_devices()
         claim = not present or claimed(host.tc, device.index)
         host.tc.raise_link(link, device.index if claim else 0)
@@ -66,12 +69,11 @@ class PipeOps:
             return f"device {effect.device} is down"
         if link is None:
             return f"link {effect.link} is missing"
-        kind = "dummy" if effect.netem is None else "ifb"
-        if link.kind != kind or not link.up:
-            state = "up" if link.up else "down"
-            return f"link {effect.link} is a {link.kind} that is {state}, not a {kind} that is up"
+        if link.kind != effect.kind or not link.up:
+            have = f"{link.kind} that is {'up' if link.up else 'down'}"
+            return f"link {effect.link} is a {have}, not a {effect.kind} that is up"
         return (
-            _netem_differs(host.tc, effect, link)
+            _qdisc_differs(host.tc, effect, link)
             or _filter_differs(host.tc, effect, device, link)
             or _in_the_way(host.tc, effect, device)
         )
@@ -135,6 +137,7 @@ def _redirects(
         for device in (tc.clsact_devices() if devices is None else devices)
         for redirect in tc.redirects(device)
         if redirect.ours
+        and redirect.parent == EGRESS
         and (
             (link is not None and redirect.leads_to(link))
             or (redirect.target, redirect.pref, redirect.mark) == (0, effect.pref, effect.mark)
@@ -142,16 +145,28 @@ def _redirects(
     ]
 
 
-def _netem_differs(tc: Tc, effect: Pipe, link: Link) -> str | None:
-    if effect.netem is None:
-        return None
-    found = tc.netem(link)
+def netem_differs(tc: Tc, netem: Netem, link: Link) -> str | None:
+    """How the netem of a link of ours differs from what was asked for; None when it does not."""
+    return _differs(link, "netem", in_ticks(netem), tc.netem(link))
+
+
+def _qdisc_differs(tc: Tc, effect: Pipe, link: Link) -> str | None:
+    if effect.netem:
+        return netem_differs(tc, effect.netem, link)
+    if effect.tbf:
+        return _differs(link, "tbf", tbf_in_ticks(effect.tbf), tc.tbf(link))
+    return None
+
+
+def _differs(
+    link: Link, kind: str, wanted: dict[str, int], found: dict[str, int] | None
+) -> str | None:
     if found is None:
-        return f"link {effect.link} has no netem"
-    for key, wanted in in_ticks(effect.netem).items():
-        slack = 0 if key == "limit" else 1  # a tick of 64 ns, or 2^-32, of rounding
-        if abs(found[key] - wanted) > slack:
-            return f"netem of {effect.link} has {key} {found[key]}, not {wanted} (kernel units)"
+        return f"link {link.name} has no {kind}"
+    for key, value in wanted.items():
+        slack = 16 if key == "buffer" else 0  # a µs: it is made of whole ones
+        if abs(found[key] - value) > slack:
+            return f"{kind} of {link.name} has {key} {found[key]}, not {value} (kernel units)"
     return None
 
 
@@ -172,7 +187,7 @@ def _in_the_way(tc: Tc, effect: Pipe, device: Link) -> str | None:
         what = f"filter {pref} ({kind}) of somebody else's at the egress of {effect.device}"
         if pref < effect.pref and verdict != "goes on":
             return f"{what} is asked before ours and may take its packets"
-        if effect.netem is not None and pref > effect.pref and verdict == "unknown":
+        if effect.kind == "ifb" and pref > effect.pref and verdict == "unknown":
             return f"{what} would not see the packets that make the detour"
     return None
 

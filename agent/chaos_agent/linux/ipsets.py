@@ -1,4 +1,4 @@
-"""Kernel sets (ipset ``hash:net``) whose entries time out, over nfnetlink.
+"""Kernel sets (ipset) over nfnetlink: of peers, whose entries time out; of what is protected.
 
 A timeout of 0 means "for ever" to ipset, so it is refused here. The kernel
 counts an entry's timeout on a clock that stops in suspend: after a resume an
@@ -14,8 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import tenacity
 from pyroute2 import IPSet
-from pyroute2.ipset import AlreadyExists, NoSuchObject
+from pyroute2.ipset import AlreadyExists, NoSuchObject, PortEntry
 from pyroute2.netlink.exceptions import NetlinkError
 
 from chaos_agent.linux.netlink import kernel_call
@@ -25,6 +26,8 @@ from chaos_core.errors import ChaosError, Unsupported
 SET_TYPE = "hash:net"
 _AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ADDRESS = ("IPSET_ATTR_IPADDR_IPV4", "IPSET_ATTR_IPADDR_IPV6")
+_PROTOCOLS = {"tcp": 6, "udp": 17, "icmpv6": 58}
+_ERR_BUSY = 4100  # IPSET_ERR_BUSY: something refers to the set
 _ERR_FIND_TYPE = 4098  # IPSET_ERR_FIND_TYPE: the kernel knows no such set type
 
 
@@ -56,18 +59,23 @@ class IpSets:
         self._ipset.close()
 
     @kernel_call
-    def create(self, name: str, family: Family) -> None:
-        """Create the set unless it exists. An entry added without a timeout lives 1 s."""
+    def create(
+        self, name: str, family: Family, kind: str = SET_TYPE, timeout: int | None = 1
+    ) -> None:
+        """Create the set unless it exists. An entry added without a timeout lives 1 s.
+
+        With ``timeout=None`` none of its entries ever times out.
+        """
         try:
-            self._ipset.create(name, stype=SET_TYPE, family=_AF[family], timeout=1)
+            self._ipset.create(name, stype=kind, family=_AF[family], timeout=timeout)
         except AlreadyExists:
             return
         except NetlinkError as error:
             if error.code == _ERR_FIND_TYPE:
                 raise Unsupported(
-                    f"this kernel has no set type {SET_TYPE} for IPv{family}",
+                    f"this kernel has no set type {kind} for IPv{family}",
                     where=name,
-                    hint="load or build ip_set_hash_net; see `chaos-agent doctor`",
+                    hint="load or build its module, ip_set_hash_*; see `chaos-agent doctor`",
                 ) from None
             raise
 
@@ -92,6 +100,32 @@ class IpSets:
             self._ipset.flush(name)
 
     @kernel_call
+    def keep(self, name: str, family: Family, entry: str) -> None:
+        """Add an entry that stays to a set without timeouts, written as FixedSet has it."""
+        cidr, _, ending = entry.partition(",")
+        protocol, _, port = ending.partition(":")
+        if ending:
+            parts: Any = (cidr, PortEntry(int(port), _PROTOCOLS[protocol]))
+        else:
+            parts = (cidr,)
+        etype = "net,port" if ending else "net"
+        self._ipset.add(name, parts, family=_AF[family], exclusive=False, etype=etype)
+
+    @kernel_call
+    def kept(self, name: str) -> set[str]:
+        """The entries of such a set, in the same form. Empty without the set."""
+        return {_cidr(entry) + _ending(entry) for entry in self._entries(name)}
+
+    @kernel_call
+    def index(self, name: str) -> int:
+        """The number by which a tc filter refers to the set; -1 without it."""
+        try:
+            message = next(iter(self._ipset.get_set_byname(name)))
+        except (NoSuchObject, StopIteration):
+            return -1
+        return int(message.get_attr("IPSET_ATTR_INDEX"))
+
+    @kernel_call
     def head(self, name: str) -> SetHead | None:
         """The set called ``name``, or None. Raises nothing for one that does not exist."""
         return next((head for head in self.heads() if head.name == name), None)
@@ -110,11 +144,19 @@ class IpSets:
 
     @kernel_call
     def destroy(self, name: str) -> None:
-        """Remove the set if it is there. Raises while a rule still refers to it."""
-        try:
-            self._ipset.destroy(name)
-        except NoSuchObject:
-            return
+        """Remove the set if it is there. Raises while a rule still refers to it.
+
+        A tc filter that was deleted lets go of it a moment later, when the kernel's queue
+        of work gets there.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_busy),
+            wait=tenacity.wait_fixed(0.005),
+            stop=tenacity.stop_after_delay(0.3),
+            reraise=True,
+        )
+        with suppress(NoSuchObject):
+            retrying(self._ipset.destroy, name)
 
     def _entries(self, name: str) -> list[Any]:
         found = []
@@ -129,6 +171,10 @@ class IpSets:
             return list(self._ipset.list(name) if name else self._ipset.list())
         except NoSuchObject:
             return []
+
+
+def _busy(error: BaseException) -> bool:
+    return isinstance(error, NetlinkError) and error.code == _ERR_BUSY
 
 
 def canonical(cidr: str) -> str:
@@ -149,6 +195,15 @@ def _head(message: Any) -> SetHead | None:
         ),
         default_timeout=data.get_attr("IPSET_ATTR_TIMEOUT") if data else None,
     )
+
+
+def _ending(entry: Any) -> str:
+    number = entry.get_attr("IPSET_ATTR_PROTO")
+    if number is None:
+        return ""
+    protocol = next((name for name, known in _PROTOCOLS.items() if known == number), number)
+    port = entry.get_attr("IPSET_ATTR_PORT") or entry.get_attr("IPSET_ATTR_PORT_FROM")
+    return f",{protocol}:{port}"
 
 
 def _cidr(entry: Any) -> str:

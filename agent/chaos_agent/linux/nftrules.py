@@ -238,7 +238,7 @@ _KNOWN = frozenset(
     {
         *("target", "source", "destination", "protocol", "source_ports", "destination_ports"),
         *("icmpv6_type", "in_device", "out_device", "match_set", "set_side", "probability"),
-        *("mark", "mask", "reject_with", "uid", "syn", "per_day", "burst"),
+        *("mark", "mask", "reject_with", "uid", "syn", "per_day", "burst", "every"),
     }
 )
 
@@ -273,6 +273,9 @@ def _matches(rule: Rule, family: Family) -> Iterator[Command]:
     if rule.probability:
         dice = {"numgen": {"mode": "random", "mod": _MILLION, "offset": 0}}
         yield _is(dice, rule.probability, "<")
+    if rule.every:
+        counter = {"numgen": {"mode": "inc", "mod": rule.every, "offset": 0}}
+        yield _is(counter, rule.every - 1)
     if rule.per_day:
         yield {"limit": {"rate": rule.per_day, "burst": rule.burst, "per": "day"}}
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,9 @@ from typing import Any, Literal
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.netlink import kernel_call
+from chaos_agent.linux.shaping import in_ticks, read_netem
 from chaos_agent.linux.tcvalues import (
     CLAIM,
     EGRESS,
@@ -39,10 +41,11 @@ from chaos_agent.linux.tcvalues import (
     read_redirect,
     verdict,
 )
-from chaos_core.effects import Netem
+from chaos_core.effects import Family, Netem, Tbf
 from chaos_core.errors import ChaosError, Unsupported
 
 _ETH_P_ALL = 3
+_ETH_P: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
 _NUD_INCOMPLETE = 0x01
 _NUD_FAILED = 0x20
 
@@ -109,29 +112,42 @@ class Tc:
     @kernel_call
     def add_netem(self, link: Link, netem: Netem) -> None:
         """Put netem at the root of a link of ours, replacing one that was there."""
-        options: dict[str, Any] = {
-            "delay": netem.delay,
-            "jitter": netem.jitter,
-            "loss": netem.loss / 10_000,
-            "limit": netem.limit,
-        }
-        if netem.correlation and netem.jitter:
-            options["delay_corr"] = netem.correlation / 10_000
         with _needs("the qdisc netem", link.name):
-            self._ip.tc("replace", "netem", link.index, handle=0x10000, **options)
+            self._ip.tc(
+                "replace", "netem", link.index, handle=0x10000,
+                values=in_ticks(netem), distribution=netem.distribution,
+            )  # fmt: skip
+
+    @kernel_call
+    def add_tbf(self, link: Link, tbf: Tbf) -> None:
+        """Put a token bucket at the root of a link of ours, replacing what was there.
+
+        Its handle is not netem's: the kernel does not replace one kind by another.
+        """
+        with _needs("the qdisc tbf", link.name):
+            self._ip.tc(
+                "replace", "tbf", link.index, handle=0x20000,
+                rate=tbf.rate, burst=tbf.burst, limit=tbf.limit,
+            )  # fmt: skip
 
     @kernel_call
     def netem(self, link: Link) -> dict[str, int] | None:
         """The root netem's parameters in the kernel's units, as ``in_ticks`` has them."""
+        options = self._root_qdisc(link, "netem")
+        return read_netem(options) if options else None
+
+    @kernel_call
+    def tbf(self, link: Link) -> dict[str, int] | None:
+        """The root tbf's parameters in the kernel's units, as ``tbf_in_ticks`` has them."""
+        options = self._root_qdisc(link, "tbf")
+        parms = options.get_attr("TCA_TBF_PARMS") if options else None
+        return {key: int(parms[key]) for key in ("rate", "limit", "buffer")} if parms else None
+
+    def _root_qdisc(self, link: Link, kind: str) -> Any:
+        """The options of the qdisc at the root, if it is of that kind."""
         for message in self._ip.get_qdiscs(index=link.index):
-            if message.get_attr("TCA_KIND") != "netem" or message["parent"] != U32:
-                continue
-            options = message.get_attr("TCA_OPTIONS")
-            correlation = options.get_attr("TCA_NETEM_CORR")
-            return {
-                **{key: int(options[key]) for key in ("delay", "jitter", "loss", "limit")},
-                "delay_corr": int(correlation["delay_corr"]) if correlation else 0,
-            }
+            if message.get_attr("TCA_KIND") == kind and message["parent"] == U32:
+                return message.get_attr("TCA_OPTIONS")
         return None
 
     @kernel_call
@@ -179,18 +195,44 @@ class Tc:
             )  # fmt: skip
 
     @kernel_call
-    def redirects(self, device: int) -> list[Redirect]:
-        """All fw filters with a redirect on the device's clsact egress, foreign ones too."""
-        found = (read_redirect(message) for message in self._filters(device, EGRESS))
-        return [redirect for redirect in found if redirect]
+    def add_catch(
+        self, device: int, family: Family, asked: Sequence[SetMatch], link: Link, *, claim: bool
+    ) -> None:
+        """Redirect what enters ``device`` and is as all of ``asked`` say.
+
+        The kernel chooses the preference: there is nobody else's filter beside ours. The
+        redirects of both families are one action.
+        """
+        redirect = {
+            "kind": "mirred",
+            "direction": "egress",
+            "action": "redirect",
+            "ifindex": link.index,
+            "index": action_index(link.index, claim=claim),
+        }
+        with _needs("the tc classifier basic or its match ipset", link.name):
+            self._ip.tc(
+                "add-filter", "basic", device, parent=INGRESS, protocol=_ETH_P[family],
+                match=asked, action=[redirect],
+            )  # fmt: skip
 
     @kernel_call
-    def foreign_filters(self, device: int) -> list[tuple[int, str, Verdict]]:
-        """What others have at the device's clsact egress: preference, kind, what it may do."""
-        ours = {redirect.pref for redirect in self.redirects(device) if redirect.ours}
+    def redirects(self, device: int) -> list[Redirect]:
+        """All filters with a redirect on the device's clsact, foreign ones too."""
+        messages = [*self._filters(device, EGRESS), *self._filters(device, INGRESS)]
+        return [redirect for redirect in map(read_redirect, messages) if redirect]
+
+    @kernel_call
+    def foreign_filters(self, device: int, parent: int = EGRESS) -> list[tuple[int, str, Verdict]]:
+        """What others have on that side of the clsact: preference, kind, what it may do."""
+        ours = {
+            redirect.pref
+            for redirect in self.redirects(device)
+            if redirect.ours and redirect.parent == parent
+        }
         found = [
             (message["info"] >> 16, message.get_attr("TCA_KIND"), verdict(message))
-            for message in self._filters(device, EGRESS)
+            for message in self._filters(device, parent)
         ]
         return [each for each in found if each[0] not in ours and each[2] != "none"]
 
@@ -203,7 +245,7 @@ class Tc:
     def delete_redirect(self, redirect: Redirect) -> None:
         with _unless_gone():
             self._ip.tc(
-                "del-filter", index=redirect.device, handle=redirect.mark, parent=EGRESS,
+                "del-filter", index=redirect.device, handle=redirect.handle, parent=redirect.parent,
                 info=redirect.pref << 16 | redirect.protocol,
             )  # fmt: skip
 

@@ -1,11 +1,11 @@
-"""What the kernel says about links and filters, as values; and Netem in the kernel's units."""
+"""What the kernel says about links and filters, as values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from chaos_core.effects import Netem
+from chaos_agent.linux.catching import SetMatch, matched_sets
 
 EGRESS = 0xFFFFFFF3  # clsact's egress hook as a filter's parent
 INGRESS = 0xFFFFFFF2
@@ -14,7 +14,6 @@ CLAIM_TAG = 0x63690000  # the same, of a filter that claims the clsact it hangs 
 CLAIM = "chaos clsact="  # a link's alias, before the ifindex
 U32 = 2**32 - 1
 _INDEX_MASK = 0xFFFF
-_TICKS_PER_US = 15.625  # the kernel's psched clock: 64 ns a tick, fixed since 2.6.31
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
 _CONTINUE = -1  # gact's verdicts, TC_ACT_*
@@ -37,13 +36,16 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """An fw filter on clsact egress that redirects to ``target`` (an ifindex, 0 if it is gone).
+    """A filter on clsact that redirects to ``target`` (an ifindex, 0 if it is gone).
 
-    ``cleared`` are the bits of the mark that it takes off the packet first; ``packets``
-    is how many it has redirected.
+    At egress one by mark (fw), of which ``cleared`` are the bits that it takes off the
+    packet first; at ingress one by ``sets`` (basic). ``packets`` is how many it has
+    redirected.
     """
 
     device: int
+    parent: int
+    handle: int
     pref: int
     mark: int
     mask: int
@@ -52,6 +54,7 @@ class Redirect:
     protocol: int
     cleared: int
     packets: int
+    sets: tuple[SetMatch, ...] = ()
 
     @property
     def ours(self) -> bool:
@@ -72,21 +75,6 @@ def action_index(link_index: int, *, claim: bool) -> int:
     return (CLAIM_TAG if claim else ACTION_TAG) | link_index & _INDEX_MASK
 
 
-def in_ticks(netem: Netem) -> dict[str, int]:
-    """A Netem as the kernel keeps it: ticks of 64 ns, shares of 2^32 - 1, packets."""
-    return {
-        "delay": round(netem.delay * _TICKS_PER_US),
-        "jitter": round(netem.jitter * _TICKS_PER_US),
-        "delay_corr": _share(netem.correlation) if netem.jitter else 0,
-        "loss": _share(netem.loss),
-        "limit": netem.limit,
-    }
-
-
-def _share(ppm: int) -> int:
-    return round(ppm * U32 / 1_000_000)
-
-
 def read_link(message: Any) -> Link:
     info = message.get_attr("IFLA_LINKINFO")
     alias = message.get_attr("IFLA_IFALIAS") or ""
@@ -104,7 +92,8 @@ def read_link(message: Any) -> Link:
 def read_redirect(message: Any) -> Redirect | None:
     """The message as a Redirect; None for filters of any other make."""
     options = message.get_attr("TCA_OPTIONS")
-    if message.get_attr("TCA_KIND") != "fw" or not options or not message["handle"]:
+    kind = message.get_attr("TCA_KIND")
+    if kind not in ("fw", "basic") or not hasattr(options, "get") or not message["handle"]:
         return None
     by_kind = {action.get_attr("TCA_ACT_KIND"): action for action in _actions(options)}
     action = by_kind.get("mirred")
@@ -116,17 +105,21 @@ def read_redirect(message: Any) -> Redirect | None:
     edit = by_kind.get("skbedit")
     cleared = edit.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_SKBEDIT_MASK") if edit else 0
     counted = action.get_attr("TCA_ACT_STATS").get_attr("TCA_STATS_BASIC")
-    mask = options.get_attr("TCA_FW_MASK")
+    by_mark = kind == "fw"
+    mask = options.get_attr("TCA_FW_MASK") if by_mark else 0
     return Redirect(
         device=message["index"],
+        parent=message["parent"],
+        handle=message["handle"],
         pref=message["info"] >> 16,
-        mark=message["handle"],
+        mark=message["handle"] if by_mark else 0,
         mask=U32 if mask is None else mask,
         target=parms["ifindex"],
         action=parms["index"],
         protocol=message["info"] & 0xFFFF,
         cleared=cleared or 0,
         packets=counted["packets"],
+        sets=() if by_mark else matched_sets(options),
     )
 
 

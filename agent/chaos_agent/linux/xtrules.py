@@ -197,6 +197,9 @@ def _build(built: Any, rule: Rule) -> Any:
     if rule.probability:
         share = f"{rule.probability / 1_000_000:.6f}"
         _match(built, "statistic", ("mode", "random"), ("probability", share))
+    if rule.every:  # xtables counts from 0
+        last = str(rule.every - 1)
+        _match(built, "statistic", ("mode", "nth"), ("every", str(rule.every)), ("packet", last))
     if rule.per_day:
         _match(built, "limit", ("limit", f"{rule.per_day}/day"), ("limit-burst", str(rule.burst)))
     target = built.create_target(rule.target)

@@ -14,13 +14,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    Backend,
+    Catch,
     Chain,
     Effect,
     Family,
+    FixedSet,
+    IngressPipe,
     LeasedSet,
     Netem,
     Pipe,
     Rule,
+    Tbf,
 )
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
@@ -30,6 +35,7 @@ from chaos_core.node import Asks, Network, NodeView
 # What doctor must find for building blocks below.
 MATCHING = ("ipset", "xt_set", "multiport")
 DETOUR = (*MATCHING, "mark", "clsact", "fw")
+SHAPING = (*DETOUR, "ifb", "netem")
 
 MAX_PEERS = 64  # each is one netlink message a renewal
 MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
@@ -194,25 +200,44 @@ class NetworkFault(Fault, ABC):
 
     # ── building blocks for compile() ─────────────────────────────────────────────────
 
-    def leased_sets(self, node: NodeView, fault_id: str) -> tuple[LeasedSet, ...]:
-        """One set a family. Raises Refused when a peer is protected or the node itself."""
+    def leased_sets(
+        self, node: NodeView, fault_id: str, backend: Backend | None = None
+    ) -> tuple[LeasedSet, ...]:
+        """One set a family, of the node's backend unless another is asked for.
+
+        Raises Refused when a peer is protected or the node itself.
+        """
         self._refuse_protected(node)
         return tuple(
             LeasedSet(
-                _set_name(fault_id, family), family, _entries(self.networks(family)), node.backend
+                _set_name(fault_id, family),
+                family,
+                _entries(self.networks(family)),
+                backend or node.backend,
             )
             for family in self.families()
         )
 
-    def detour(self, node: NodeView, fault_id: str, netem: Netem | None) -> tuple[Effect, ...]:
-        """Egress: packets to the peers are marked and go through ``netem``, or nowhere if None."""
+    def shaped(self, node: NodeView, fault_id: str, through: Netem | Tbf) -> tuple[Effect, ...]:
+        """All that it takes to send what leaves for the peers through netem or a token bucket."""
+        return (*self.leased_sets(node, fault_id), *self.detour(node, fault_id, through))
+
+    def detour(
+        self, node: NodeView, fault_id: str, through: Netem | Tbf | None, every: int = 0
+    ) -> tuple[Effect, ...]:
+        """Egress: packets to the peers are marked and go ``through`` that, or nowhere if None.
+
+        With ``every``, only each n-th packet of an interface and protocol.
+        """
+        netem = through if isinstance(through, Netem) else None
+        tbf = through if isinstance(through, Tbf) else None
         mark, mask = node.free_mark(), node.mark_mask
         pipes = []
         for number, name in enumerate(self.devices(node)):
             device = node.device(name)
             assert device is not None
             link = f"{LINK_PREFIX}{fault_id}-{number}"
-            pipes.append(Pipe(name, link, mark, mask, device.free_pref(), netem))
+            pipes.append(Pipe(name, link, mark, mask, device.free_pref(), netem, tbf))
         chains = [
             Chain(
                 name=f"{CHAIN_PREFIX}{fault_id}-out",
@@ -231,7 +256,13 @@ class NetworkFault(Fault, ABC):
                             "out",
                             self._sent_by(
                                 node,
-                                Rule("MARK", out_device=pipe.device, mark=mark, mask=mask),
+                                Rule(
+                                    "MARK",
+                                    out_device=pipe.device,
+                                    every=every,
+                                    mark=mark,
+                                    mask=mask,
+                                ),
                             ),
                         )
                     ),
@@ -258,6 +289,30 @@ class NetworkFault(Fault, ABC):
             else:
                 effects = (*effects, *self.filtering(node, fault_id, "in", Rule("DROP")))
         return effects
+
+    def inlet(self, node: NodeView, fault_id: str, netem: Netem) -> tuple[Effect, ...]:
+        """Ingress: what comes from the peers, by a device that routes to them, goes through netem.
+
+        It takes leased sets of ipset's, whatever the backend. It is matched before xtables,
+        by sets alone: no ports, no protocol. What is protected in a chain is protected by
+        sets here.
+        """
+        sets: list[FixedSet] = []
+        catches = []
+        for family in self.families():
+            nets, ports = (f"{_set_name(fault_id, family)}{part}" for part in (1, 2))
+            safe = [net for net in node.protected.networks() if net.version == family]
+            if safe:
+                entries = _entries(tuple(ipaddress.collapse_addresses(safe)))  # type: ignore[type-var]
+                sets.append(FixedSet(nets, family, "hash:net", entries))
+            sets.append(FixedSet(ports, family, "hash:net,port", _protected_ports(node, family)))
+            peers = _set_name(fault_id, family)
+            catches.append(Catch(family, peers, nets if safe else "", ports))
+        pipes = (
+            IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem)
+            for number, name in enumerate(self.devices(node), MAX_DEVICES)
+        )
+        return (*sets, *pipes)
 
     def filtering(
         self,
@@ -481,6 +536,17 @@ def _on_device(rule: Rule, direction: Literal["in", "out"], device: str) -> Rule
     if direction == "in":
         return replace(rule, in_device=device)
     return replace(rule, out_device=device)
+
+
+def _protected_ports(node: NodeView, family: Family) -> tuple[str, ...]:
+    """What ``_protected_rules`` spares by port, or type of ICMPv6, as entries of a FixedSet."""
+    everywhere = _entries((ipaddress.ip_network("0.0.0.0/0" if family == 4 else "::/0"),))
+    ports = [
+        *(f"tcp:{port}" for port in node.protected.ssh_ports),
+        *(f"udp:{port}" for port in _DHCP[family]),
+        *(f"icmpv6:{int(kind) * 256}" for kind in _NEIGHBOUR_DISCOVERY if family == 6),
+    ]
+    return tuple(f"{half},{port}" for half in everywhere for port in ports)
 
 
 def _protected_rules(

@@ -16,7 +16,7 @@ from typing import Any
 
 from chaos_core.errors import ChaosError
 from chaos_lab import provision
-from chaos_lab.catalogue import filtering, network, resources, services
+from chaos_lab.catalogue import filtering, network, resources, services, shaping
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
@@ -24,6 +24,7 @@ from chaos_lab.drill.context import Drill
 MEASURES: tuple[Measure, ...] = (
     *network.MEASURES,
     *filtering.MEASURES,
+    *shaping.MEASURES,
     *resources.MEASURES,
     *services.MEASURES,
 )

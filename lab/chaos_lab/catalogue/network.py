@@ -21,9 +21,13 @@ class Wire(Probe):
         self.drill = drill
         seat = drill.fleet.seat(NODE)
         self.address = seat.ip if family == 4 else seat.ip6
-        self.pings = Pings(drill.fleet, PEER, self.address)
+        self.pings = self.asking()
         self.others = Pings(drill.fleet, OTHER, self.address)
         self.hit: Callable[[Reply], bool] = delayed(100)
+
+    def asking(self) -> Pings:
+        """The peer's stream of questions."""
+        return Pings(self.drill.fleet, PEER, self.address)
 
     def __enter__(self) -> Self:
         self.pings.__enter__()
