@@ -52,6 +52,7 @@ def examine(host: Host) -> Report:
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
         _try("kill", _kill),
+        *_limits(),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -151,6 +152,20 @@ def _trial_group(host: Host, caps: Caps) -> None:
 def _freezer() -> None:
     if not any(Path("/sys/fs/cgroup").glob("*/cgroup.freeze")):
         raise Unsupported("cgroups cannot freeze here: that takes cgroup v2, mounted alone")
+
+
+def _limits() -> Iterator[Ability]:
+    for file in ("cpu.max", "memory.high", "io.max", "pids.max"):
+        controller = file.partition(".")[0]
+        yield _try(f"limit-{controller}", lambda file=file: _limit(file))  # type: ignore[misc]
+
+
+def _limit(file: str) -> None:
+    if not any(Path("/sys/fs/cgroup/system.slice").glob(f"*/{file}")):
+        raise Unsupported(
+            f"no service's cgroup has a {file}: that takes cgroup v2, and its controller in"
+            " system.slice"
+        )
 
 
 def _kill() -> None:

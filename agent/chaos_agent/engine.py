@@ -26,8 +26,8 @@ from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_agent.snapshot import Snapshot
-from chaos_core.effects import Effect, Pipe
-from chaos_core.errors import ChaosError, NotInForce
+from chaos_core.effects import Effect, Pipe, changes
+from chaos_core.errors import ChaosError, NotInForce, Refused
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
@@ -100,6 +100,7 @@ class Engine:
         }
         view = replace(self.view(fault), marks_in_use=frozenset(marks))
         effects = fault.compile(view, fault_id)
+        self._check_untaken(effects)
         before = snapshot.take(self.host, snapshot.scope_of(effects))
         now = self.clock()
         self.journal.intent(
@@ -112,6 +113,19 @@ class Engine:
         standing.applied = snapshot.take(self.host, snapshot.scope_of(effects))
         self.check(standing)
         return standing
+
+    def _check_untaken(self, effects: tuple[Effect, ...]) -> None:
+        """Raise Refused when another fault holds changed what these would change.
+
+        To the second, the first one's doing would be what was there before.
+        """
+        for standing in self.standing.values():
+            taken = changes(effects) & changes(standing.effects)
+            if taken:
+                raise Refused(
+                    f"fault {standing.id} holds {', '.join(sorted(taken))} already",
+                    hint="wait for its end, or abort",
+                )
 
     def check(self, standing: Standing) -> None:
         """Read the fault back; its state becomes ``in_force`` once all of it is there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
-from chaos_agent.linux import processes
+from chaos_agent.linux import limits, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
@@ -24,7 +24,7 @@ from chaos_core.node import Device, NodeView, Route, UnitFacts
 def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
     asks = fault.asks()
-    units = {name: found for name in asks.units if (found := _unit(host, name))}
+    units = {name: found for name in asks.units if (found := _unit(host, name, asks.limits))}
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
@@ -43,10 +43,11 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         backend=host.backend,
         units=units,
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
+        block=limits.block_of(asks.block_of) if asks.block_of else "",
     )
 
 
-def _unit(host: Host, name: str) -> UnitFacts | None:
+def _unit(host: Host, name: str, files: Sequence[str]) -> UnitFacts | None:
     found = host.systemd.state(name)
     if found is None:
         return None
@@ -57,6 +58,7 @@ def _unit(host: Host, name: str) -> UnitFacts | None:
         frozen=found.freezer != "running",
         invocation=found.invocation,
         dependents=tuple(host.systemd.at_work(found.stopped_with)),
+        cgroup=limits.facts(host.systemd.control_group(found.id), files) if files else None,
     )
 
 

@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_agent.linux import children
+from chaos_agent.linux import children, limits
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import read_redirect
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    CgroupLimit,
     Chain,
     Effect,
     Family,
@@ -55,12 +56,14 @@ _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The foreign things that a fault could harm: devices, tables and units, by name."""
+    """The foreign things that a fault could harm: devices, tables and units, by name; and
+    limits of cgroups, by what is done to them."""
 
     devices: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
     nft: bool = False  # every table of nftables
     units: frozenset[str] = frozenset()
+    limits: frozenset[CgroupLimit] = frozenset()
 
 
 def scope_of(effects: Iterable[Effect]) -> Scope:
@@ -77,6 +80,7 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
             effect.backend == "nft" for effect in effects if isinstance(effect, Chain | LeasedSet)
         ),
         units=frozenset(effect.unit for effect in effects if isinstance(effect, Unit)),
+        limits=frozenset(effect for effect in effects if isinstance(effect, CgroupLimit)),
     )
 
 
@@ -94,6 +98,7 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "processes": (f"holder {name}" for name in children.find().values()),
         "files": _files(),
         "units": _units(host, scope),
+        "limits": _limits(scope),
     }
     return {name: sorted(lines) for name, lines in parts.items()}
 
@@ -283,6 +288,15 @@ def _units(host: Host, scope: Scope) -> Iterator[str]:
         active = found.active.replace("activating", "active") if found else "gone"
         yield f"{name} {active} {found.freezer if found else ''}".rstrip()
     yield from (f"timer {name}" for name in host.systemd.armed())
+
+
+def _limits(scope: Scope) -> Iterator[str]:
+    """Limits that are not what they were before the fault; one of our value is tagged."""
+    for limit in scope.limits:
+        found = limits.read(limit)
+        if found not in (None, limit.before):
+            whose = LINK_PREFIX + "0" * 8 if found == limit.value else "others"
+            yield f"{limit.group}/{limit.file} {limit.key} {found} ({whose})"
 
 
 def _files() -> Iterator[str]:

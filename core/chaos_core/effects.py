@@ -17,6 +17,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -183,6 +184,25 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class CgroupLimit:
+    """A limit of a service's own cgroup (v2), tightened from ``before`` to ``value``.
+
+    ``group`` is a path below the root of the hierarchy and ``inode`` that very group:
+    the service gets another one with each start. ``key`` is empty where the file is one
+    value, and in ``io.max`` names which: ``8:0 rbps``. The kernel ends it by itself only
+    with the group, so an UndoTimer comes before it.
+    """
+
+    unit: str
+    group: str
+    inode: int
+    file: str
+    key: str
+    before: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
 class UndoTimer:
     """A transient timer of systemd's that runs out with the lease and reverts ``undo``.
 
@@ -195,11 +215,21 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
+Effect = LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | CgroupLimit | UndoTimer
 
-_KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls for cls in (LeasedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
-}
+_KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
+
+
+def changes(effects: Iterable[Effect]) -> frozenset[str]:
+    """What of the user's they hold in another state than before, which no second fault may."""
+    held = set()
+    for effect in effects:
+        match effect:
+            case Unit():
+                held.add(effect.unit)
+            case CgroupLimit():
+                held.add(f"{effect.unit}'s {effect.file} {effect.key}".rstrip())
+    return frozenset(held)
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
@@ -297,6 +327,9 @@ def describe(effect: Effect) -> str:
         case Kill():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"signal {effect.signal} to {pids}"
+        case CgroupLimit():
+            what = f"{effect.file} {effect.key}".rstrip()
+            return f"limit  {effect.unit}: {what} from {effect.before} to {effect.value}"
         case UndoTimer():
             undone = ", ".join(describe(from_text(text)) for text in effect.undo)
             return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"

@@ -61,10 +61,13 @@ class Protected:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a fault must know of a node beside what every fault gets: services by name, and
-    processes by what they are (an empty field does not select)."""
+    """What a fault must know of a node beside what every fault gets: services by name, with
+    the ``limits`` of their cgroups by their files' names; processes by what they are (an
+    empty field does not select); and the block device that holds a path."""
 
     units: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    block_of: str = ""
     processes: ProcessQuery | None = None
 
 
@@ -79,6 +82,14 @@ class ProcessQuery:
 
 
 NOTHING = Asks()
+_EXAMPLE_LIMITS = {
+    "cpu.max": "max 100000",
+    "io.max": "",
+    "memory.current": str(256 * 2**20),
+    "memory.high": "max",
+    "pids.current": "12",
+    "pids.max": "4915",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,17 @@ class ProcessFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class CgroupFacts:
+    """A service's own cgroup (v2): its path below the root and its inode, which is another one
+    with each start. ``files`` are those that were asked for and are there: without its
+    controller, a group has none."""
+
+    path: str
+    inode: int
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class UnitFacts:
     """A unit of systemd's: its own name for it, whether it runs, whether somebody froze it.
 
@@ -106,6 +128,7 @@ class UnitFacts:
     frozen: bool = False
     invocation: str = ""
     dependents: tuple[str, ...] = ()
+    cgroup: CgroupFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +137,8 @@ class NodeView:
     ``backend`` the firewall that is in use there.
 
     ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
-    that exist.
+    that exist. ``block`` is the whole disk that holds the path it asked for, as
+    ``major:minor``; empty when none does.
     """
 
     name: str
@@ -130,6 +154,7 @@ class NodeView:
     backend: Backend = "xtables"
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
+    block: str = ""
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
@@ -144,8 +169,16 @@ class NodeView:
             devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
             routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
             systemd=True,
-            units={name: UnitFacts(name, active=True) for name in asks.units},
+            units={
+                name: UnitFacts(
+                    name,
+                    active=True,
+                    cgroup=CgroupFacts(f"/system.slice/{name}", 1, _EXAMPLE_LIMITS),
+                )
+                for name in asks.units
+            },
             processes=(ProcessFacts(4242, 1, "example", "example.service"),),
+            block="8:0",
         )
 
     def device(self, name: str) -> Device | None:

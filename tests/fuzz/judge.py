@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    CgroupLimit,
     Chain,
     Effect,
     Holder,
@@ -28,7 +29,7 @@ from chaos_core.node import NodeView
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill):
+    if isinstance(effect, Unit | Restart | Kill | CgroupLimit):
         return ""
     name = effect.link if isinstance(effect, Pipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
@@ -56,7 +57,7 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
     for effect in effects:
         match effect:
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
+            case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer() | CgroupLimit():
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
                 delay = max(delay, netem.delay + netem.jitter)
@@ -86,14 +87,14 @@ def undo_first(effects: Iterable[Effect]) -> None:
     armed = False
     for effect in effects:
         armed |= isinstance(effect, UndoTimer)
-        if isinstance(effect, Unit):
+        if isinstance(effect, Unit | CgroupLimit):
             assert armed, f"nobody would undo {effect}"
 
 
 def unharmed(effects: Iterable[Effect]) -> None:
     """Fail if what operators and we ourselves hang on is touched."""
     for effect in effects:
-        if isinstance(effect, Unit | Restart):
+        if isinstance(effect, Unit | Restart | CgroupLimit):
             assert not effect.unit.startswith(("ssh", "systemd-", "chaos-", "dbus", "user@"))
         if isinstance(effect, Kill):
             assert all(pid > 1 for pid, _ in effect.victims)

@@ -79,6 +79,11 @@ class Systemd:
             ),
         )
 
+    def control_group(self, service: str) -> str:
+        """Where a service's own cgroup is, below the root; empty when it has none."""
+        path = self._call("LoadUnit", "s", service)[0]
+        return str(self._property(path, "Service", "ControlGroup"))
+
     def at_work(self, units: Sequence[str]) -> list[str]:
         """Those of the units that are not down."""
         found = self._call("ListUnitsByNames", "as", list(units))[0] if units else []

@@ -43,6 +43,7 @@ KINDS = (
     Kind("memory.stress", ("percent=25%",), "holder"),
     Kind("process.pause", (f"unit={VICTIM}",), "victim"),
     Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
+    Kind("cpu.throttle", (f"unit={VICTIM}", "percent=5%"), "victim"),
 )
 
 

@@ -101,10 +101,12 @@ def available() -> int:
 
 
 def victim_is_well() -> bool:
-    """Whether the victim's processes run, by its cgroup."""
-    events = Path(f"/sys/fs/cgroup/system.slice/{VICTIM}/cgroup.events")
+    """Whether the victim's processes run, and as fast as they like, by its cgroup."""
+    group = Path(f"/sys/fs/cgroup/system.slice/{VICTIM}")
     try:
-        return {"populated 1", "frozen 0"} <= set(events.read_text().splitlines())
+        events = (group / "cgroup.events").read_text().splitlines()
+        running = {"populated 1", "frozen 0"} <= set(events)
+        return running and (group / "cpu.max").read_text().startswith("max")
     except OSError:
         return False  # no cgroup, no process
 
