@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from chaos_agent.effects.pipe import release
+from chaos_agent.linux import clock
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import Link
@@ -22,7 +23,7 @@ from chaos_core.errors import ChaosError, Unsupported
 _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
-_CAP_KILL = 5  # capability.h
+_CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ def examine(host: Host) -> Report:
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
         _try("kill", _kill),
         *_limits(),
+        _try("clock", _clock),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -169,10 +171,21 @@ def _limit(file: str) -> None:
 
 
 def _kill() -> None:
+    if not _capable(_CAP_KILL):
+        raise Unsupported("processes of other users cannot be signalled without CAP_KILL")
+
+
+def _clock() -> None:
+    """Without moving it: that alone would wake everybody who waits for the clock to be set."""
+    clock.may_step()
+    if not _capable(_CAP_SYS_TIME):
+        raise Unsupported("the clock cannot be moved without CAP_SYS_TIME")
+
+
+def _capable(capability: int) -> bool:
     status = Path("/proc/self/status").read_text()
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective.split()[1], 16) >> _CAP_KILL & 1:
-        raise Unsupported("processes of other users cannot be signalled without CAP_KILL")
+    return bool(int(effective.split()[1], 16) >> capability & 1)
 
 
 def _firewall(host: Host) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_agent.linux import children, limits
+from chaos_agent.linux import children, clock, limits
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import read_redirect
 from chaos_core.effects import (
@@ -31,6 +31,7 @@ from chaos_core.effects import (
     LINK_PREFIX,
     CgroupLimit,
     Chain,
+    ClockShift,
     Effect,
     Family,
     LeasedSet,
@@ -51,19 +52,21 @@ _VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PA
 _OPAQUE = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){8,}")  # unread: counters may be in it
 _EMPTY = "empty"
 _COUNTED = re.compile(r'"(?:packets|bytes|used|expires)": \d+,?')
+_HELD = f"{LINK_PREFIX}{0:08x}"  # tags what a fault holds changed and what has no name of ours
 _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The foreign things that a fault could harm: devices, tables and units, by name; and
-    limits of cgroups, by what is done to them."""
+    limits of cgroups and the clock, by what is done to them."""
 
     devices: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
     nft: bool = False  # every table of nftables
     units: frozenset[str] = frozenset()
     limits: frozenset[CgroupLimit] = frozenset()
+    clocks: frozenset[ClockShift] = frozenset()
 
 
 def scope_of(effects: Iterable[Effect]) -> Scope:
@@ -81,6 +84,7 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
         ),
         units=frozenset(effect.unit for effect in effects if isinstance(effect, Unit)),
         limits=frozenset(effect for effect in effects if isinstance(effect, CgroupLimit)),
+        clocks=frozenset(effect for effect in effects if isinstance(effect, ClockShift)),
     )
 
 
@@ -99,6 +103,7 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "files": _files(),
         "units": _units(host, scope),
         "limits": _limits(scope),
+        "clock": _clock(scope),
     }
     return {name: sorted(lines) for name, lines in parts.items()}
 
@@ -295,8 +300,20 @@ def _limits(scope: Scope) -> Iterator[str]:
     for limit in scope.limits:
         found = limits.read(limit)
         if found not in (None, limit.before):
-            whose = LINK_PREFIX + "0" * 8 if found == limit.value else "others"
+            whose = _HELD if found == limit.value else "others"
             yield f"{limit.group}/{limit.file} {limit.key} {found} ({whose})"
+
+
+def _clock(scope: Scope) -> Iterator[str]:
+    """The clock, if it is not where it was before the fault."""
+    for shift in scope.clocks:
+        found = clock.steps(shift)
+        if found != 0:
+            yield (
+                "set (others)"
+                if found is None
+                else f"moved by {found} × {shift.offset} µs ({_HELD})"
+            )
 
 
 def _files() -> Iterator[str]:

@@ -203,6 +203,20 @@ class CgroupLimit:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockShift:
+    """The wall clock is ``offset`` µs from where it was, once the services ``after`` are down.
+
+    Where it was is told by ``before``, REALTIME − BOOTTIME in µs in the boot ``boot``, which
+    nothing but a step changes: so it can be seen at any time whether it is still moved.
+    """
+
+    offset: int
+    before: int
+    boot: str
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class UndoTimer:
     """A transient timer of systemd's that runs out with the lease and reverts ``undo``.
 
@@ -215,7 +229,9 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | CgroupLimit | UndoTimer
+Effect = (
+    LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | CgroupLimit | ClockShift | UndoTimer
+)
 
 _KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
 
@@ -229,6 +245,8 @@ def changes(effects: Iterable[Effect]) -> frozenset[str]:
                 held.add(effect.unit)
             case CgroupLimit():
                 held.add(f"{effect.unit}'s {effect.file} {effect.key}".rstrip())
+            case ClockShift():
+                held.add("the clock")
     return frozenset(held)
 
 
@@ -330,6 +348,8 @@ def describe(effect: Effect) -> str:
         case CgroupLimit():
             what = f"{effect.file} {effect.key}".rstrip()
             return f"limit  {effect.unit}: {what} from {effect.before} to {effect.value}"
+        case ClockShift():
+            return f"clock  {effect.offset / 1e6:+g} s"
         case UndoTimer():
             undone = ", ".join(describe(from_text(text)) for text in effect.undo)
             return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"

@@ -63,11 +63,12 @@ class Protected:
 class Asks:
     """What a fault must know of a node beside what every fault gets: services by name, with
     the ``limits`` of their cgroups by their files' names; processes by what they are (an
-    empty field does not select); and the block device that holds a path."""
+    empty field does not select); the block device that holds a path; the wall clock."""
 
     units: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     block_of: str = ""
+    clock: bool = False
     processes: ProcessQuery | None = None
 
 
@@ -132,6 +133,14 @@ class UnitFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockFacts:
+    """Where the wall clock stands: REALTIME − BOOTTIME in µs, in the boot of that id."""
+
+    difference: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits,
     ``backend`` the firewall that is in use there.
@@ -155,6 +164,7 @@ class NodeView:
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
     block: str = ""
+    clock: ClockFacts | None = None
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
@@ -179,6 +189,7 @@ class NodeView:
             },
             processes=(ProcessFacts(4242, 1, "example", "example.service"),),
             block="8:0",
+            clock=ClockFacts(1_795_000_000_000_000, "00000000-0000-4000-8000-000000000000"),
         )
 
     def device(self, name: str) -> Device | None:

@@ -14,6 +14,7 @@ from chaos_core.effects import (
     LINK_PREFIX,
     CgroupLimit,
     Chain,
+    ClockShift,
     Effect,
     Holder,
     Kill,
@@ -29,7 +30,7 @@ from chaos_core.node import NodeView
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill | CgroupLimit):
+    if isinstance(effect, Unit | Restart | Kill | CgroupLimit | ClockShift):
         return ""
     name = effect.link if isinstance(effect, Pipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
@@ -59,6 +60,9 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
         match effect:
             case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer() | CgroupLimit():
                 cut += 1
+            case ClockShift():
+                assert abs(effect.offset) <= 3_600_000_000, "the clock is more than an hour off"
+                cut += 1
             case Pipe(netem=netem) if netem is not None:
                 delay = max(delay, netem.delay + netem.jitter)
                 out = max(out, netem.loss)
@@ -87,13 +91,20 @@ def undo_first(effects: Iterable[Effect]) -> None:
     armed = False
     for effect in effects:
         armed |= isinstance(effect, UndoTimer)
-        if isinstance(effect, Unit | CgroupLimit):
+        if isinstance(effect, Unit | CgroupLimit | ClockShift):
             assert armed, f"nobody would undo {effect}"
 
 
 def unharmed(effects: Iterable[Effect]) -> None:
-    """Fail if what operators and we ourselves hang on is touched."""
+    """Fail if what operators and we ourselves hang on is touched.
+
+    But who moves the clock must stop the daemon that would move it back.
+    """
+    effects = tuple(effects)
+    kept = {unit for effect in effects if isinstance(effect, ClockShift) for unit in effect.after}
     for effect in effects:
+        if isinstance(effect, Unit) and effect.unit in kept & {"systemd-timesyncd.service"}:
+            continue
         if isinstance(effect, Unit | Restart | CgroupLimit):
             assert not effect.unit.startswith(("ssh", "systemd-", "chaos-", "dbus", "user@"))
         if isinstance(effect, Kill):
