@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_agent.linux import children, clock, limits
+from chaos_agent.linux import children, clock, limits, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import read_redirect
 from chaos_core.effects import (
@@ -36,6 +36,7 @@ from chaos_core.effects import (
     Family,
     LeasedSet,
     Pipe,
+    Stop,
     Unit,
     is_ours,
 )
@@ -59,7 +60,7 @@ _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 @dataclass(frozen=True, slots=True)
 class Scope:
     """The foreign things that a fault could harm: devices, tables and units, by name; and
-    limits of cgroups and the clock, by what is done to them."""
+    limits of cgroups, the clock and processes, by what is done to them."""
 
     devices: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
@@ -67,6 +68,7 @@ class Scope:
     units: frozenset[str] = frozenset()
     limits: frozenset[CgroupLimit] = frozenset()
     clocks: frozenset[ClockShift] = frozenset()
+    victims: frozenset[tuple[int, ...]] = frozenset()
 
 
 def scope_of(effects: Iterable[Effect]) -> Scope:
@@ -84,6 +86,9 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
         ),
         units=frozenset(effect.unit for effect in effects if isinstance(effect, Unit)),
         limits=frozenset(effect for effect in effects if isinstance(effect, CgroupLimit)),
+        victims=frozenset(
+            victim for effect in effects if isinstance(effect, Stop) for victim in effect.victims
+        ),
         clocks=frozenset(effect for effect in effects if isinstance(effect, ClockShift)),
     )
 
@@ -99,7 +104,7 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "nft": _nft(host, scope),
         "sets": _sets(host),
         "cgroups": _cgroups(host),
-        "processes": (f"holder {name}" for name in children.find().values()),
+        "processes": _processes(scope),
         "files": _files(),
         "units": _units(host, scope),
         "limits": _limits(scope),
@@ -314,6 +319,13 @@ def _clock(scope: Scope) -> Iterator[str]:
                 if found is None
                 else f"moved by {found} × {shift.offset} µs ({_HELD})"
             )
+
+
+def _processes(scope: Scope) -> Iterator[str]:
+    """Our holders; and of the user's those that went on before the fault and do not now."""
+    yield from (f"holder {name}" for name in children.find().values())
+    for pid, _ in processes.stopped(scope.victims):
+        yield f"{pid} is stopped ({_HELD})"
 
 
 def _files() -> Iterator[str]:

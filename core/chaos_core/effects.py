@@ -184,6 +184,16 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """Processes, as (pid, start in ticks), that went on and are stopped (SIGSTOP).
+
+    The kernel does not end that by itself, so an UndoTimer comes before it.
+    """
+
+    victims: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CgroupLimit:
     """A limit of a service's own cgroup (v2), tightened from ``before`` to ``value``.
 
@@ -230,7 +240,17 @@ class UndoTimer:
 
 
 Effect = (
-    LeasedSet | Pipe | Chain | Holder | Unit | Restart | Kill | CgroupLimit | ClockShift | UndoTimer
+    LeasedSet
+    | Pipe
+    | Chain
+    | Holder
+    | Unit
+    | Restart
+    | Kill
+    | Stop
+    | CgroupLimit
+    | ClockShift
+    | UndoTimer
 )
 
 _KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
@@ -245,6 +265,8 @@ def changes(effects: Iterable[Effect]) -> frozenset[str]:
                 held.add(effect.unit)
             case CgroupLimit():
                 held.add(f"{effect.unit}'s {effect.file} {effect.key}".rstrip())
+            case Stop():
+                held.update(f"process {victim[0]}" for victim in effect.victims)
             case ClockShift():
                 held.add("the clock")
     return frozenset(held)
@@ -345,6 +367,9 @@ def describe(effect: Effect) -> str:
         case Kill():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"signal {effect.signal} to {pids}"
+        case Stop():
+            pids = ", ".join(str(victim[0]) for victim in effect.victims)
+            return f"stop   processes {pids}"
         case CgroupLimit():
             what = f"{effect.file} {effect.key}".rstrip()
             return f"limit  {effect.unit}: {what} from {effect.before} to {effect.value}"

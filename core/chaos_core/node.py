@@ -96,13 +96,15 @@ _EXAMPLE_LIMITS = {
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
     """A process. ``started`` is its start in clock ticks since boot: pid and start together
-    are an identity that no later process has. ``unit`` is systemd's service, if any."""
+    are an identity that no later process has. ``unit`` is systemd's service, if any;
+    ``stopped`` is one that somebody has stopped, by a signal or to trace it."""
 
     pid: int
     started: int
     name: str
     unit: str = ""
     kernel: bool = False
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from chaos_core.effects import (
     LeasedSet,
     Pipe,
     Restart,
+    Stop,
     UndoTimer,
     Unit,
 )
@@ -30,7 +31,7 @@ from chaos_core.node import NodeView
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill | CgroupLimit | ClockShift):
+    if isinstance(effect, Unit | Restart | Kill | Stop | CgroupLimit | ClockShift):
         return ""
     name = effect.link if isinstance(effect, Pipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
@@ -58,7 +59,9 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
     delay, out, into, cut, cpu, memory = 0, 0, 0, 0, 0.0, 0.0
     for effect in effects:
         match effect:
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer() | CgroupLimit():
+            case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit():
+                cut += 1
+            case UndoTimer():
                 cut += 1
             case ClockShift():
                 assert abs(effect.offset) <= 3_600_000_000, "the clock is more than an hour off"
@@ -91,7 +94,7 @@ def undo_first(effects: Iterable[Effect]) -> None:
     armed = False
     for effect in effects:
         armed |= isinstance(effect, UndoTimer)
-        if isinstance(effect, Unit | CgroupLimit | ClockShift):
+        if isinstance(effect, Unit | Stop | CgroupLimit | ClockShift):
             assert armed, f"nobody would undo {effect}"
 
 
@@ -107,7 +110,7 @@ def unharmed(effects: Iterable[Effect]) -> None:
             continue
         if isinstance(effect, Unit | Restart | CgroupLimit):
             assert not effect.unit.startswith(("ssh", "systemd-", "chaos-", "dbus", "user@"))
-        if isinstance(effect, Kill):
+        if isinstance(effect, Kill | Stop):
             assert all(pid > 1 for pid, _ in effect.victims)
 
 
