@@ -6,6 +6,7 @@ packet ever meets, and that are gone when ``examine`` returns.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from chaos_agent.effects.pipe import release
-from chaos_agent.linux import clock
+from chaos_agent.linux import caches, clock
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import Link
@@ -55,6 +56,7 @@ def examine(host: Host) -> Report:
         _try("kill", _kill),
         *_limits(),
         _try("clock", _clock),
+        _try("drop-caches", _drop_caches),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -180,6 +182,16 @@ def _clock() -> None:
     clock.may_step()
     if not _capable(_CAP_SYS_TIME):
         raise Unsupported("the clock cannot be moved without CAP_SYS_TIME")
+
+
+def _drop_caches() -> None:
+    """Without dropping any: the kernel refuses this value, but not before it lets us write."""
+    caches.flushes()
+    try:
+        caches.DROP.write_text("0")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _capable(capability: int) -> bool:

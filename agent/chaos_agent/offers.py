@@ -12,7 +12,7 @@ from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
-from chaos_agent.linux import clock, limits, processes
+from chaos_agent.linux import caches, clock, limits, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
@@ -45,6 +45,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
         block=limits.block_of(asks.block_of) if asks.block_of else "",
         clock=clock.facts() if asks.clock else None,
+        flushes=caches.flushes() if asks.flushes else (0, 0),
     )
 
 

@@ -184,6 +184,18 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Flush:
+    """The kernel drops its caches: over at once.
+
+    ``pages`` and ``slab`` are how often it had done so before, which it counts.
+    """
+
+    what: Literal["pagecache", "slab", "both"]
+    pages: int
+    slab: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Processes, as (pid, start in ticks), that went on and are stopped (SIGSTOP).
 
@@ -247,6 +259,7 @@ Effect = (
     | Unit
     | Restart
     | Kill
+    | Flush
     | Stop
     | CgroupLimit
     | ClockShift
@@ -367,6 +380,8 @@ def describe(effect: Effect) -> str:
         case Kill():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"signal {effect.signal} to {pids}"
+        case Flush():
+            return f"flush  {effect.what}"
         case Stop():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"stop   processes {pids}"

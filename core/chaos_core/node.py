@@ -63,12 +63,14 @@ class Protected:
 class Asks:
     """What a fault must know of a node beside what every fault gets: services by name, with
     the ``limits`` of their cgroups by their files' names; processes by what they are (an
-    empty field does not select); the block device that holds a path; the wall clock."""
+    empty field does not select); the block device that holds a path; the wall clock;
+    how often caches were dropped."""
 
     units: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     block_of: str = ""
     clock: bool = False
+    flushes: bool = False
     processes: ProcessQuery | None = None
 
 
@@ -149,7 +151,8 @@ class NodeView:
 
     ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
     that exist. ``block`` is the whole disk that holds the path it asked for, as
-    ``major:minor``; empty when none does.
+    ``major:minor``; empty when none does. ``flushes`` is how often the page cache, and
+    dentries and inodes, have been dropped since boot.
     """
 
     name: str
@@ -167,6 +170,7 @@ class NodeView:
     processes: tuple[ProcessFacts, ...] = ()
     block: str = ""
     clock: ClockFacts | None = None
+    flushes: tuple[int, int] = (0, 0)
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:

@@ -16,6 +16,7 @@ from chaos_core.effects import (
     Chain,
     ClockShift,
     Effect,
+    Flush,
     Holder,
     Kill,
     LeasedSet,
@@ -31,7 +32,7 @@ from chaos_core.node import NodeView
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill | Stop | CgroupLimit | ClockShift):
+    if isinstance(effect, Unit | Restart | Kill | Flush | Stop | CgroupLimit | ClockShift):
         return ""
     name = effect.link if isinstance(effect, Pipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chaos_core import effects, faults
+from chaos_core import effects, envelope, faults
 from chaos_core.effects import CgroupLimit, Effect, UndoTimer
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 from chaos_core.node import CgroupFacts, NodeView, UnitFacts
+from chaos_core.units import Duration
 
 ID = "0123abcd"
 MIB = 2**20
@@ -173,3 +174,12 @@ def test_what_two_faults_would_change_is_told_by_their_effects() -> None:
     assert not effects.changes(one) & effects.changes(
         compiled("memory.limit", KINDS["memory.limit"], node())
     )
+
+
+def test_a_flush_is_allowed_everywhere_and_knows_what_was_counted_before() -> None:
+    fault = faults.parse("cache.flush", {"what": "both"})
+    assert fault.compile(replace(node(), flushes=(3, 5)), ID) == (effects.Flush("both", 3, 5),)
+    for profile in envelope.PROFILES.values():
+        envelope.check(profile, fault.draw(), Duration.parse("300s"))
+        with pytest.raises(ChaosError, match="ceiling"):
+            envelope.check(profile, fault.draw(), Duration.parse("301s"))
