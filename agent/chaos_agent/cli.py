@@ -109,7 +109,7 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     from chaos_agent.privilege import need_root
 
     need_root()
-    found = {"identity": _identity(), **examine_host(Host())}
+    found = {"identity": _identity(), **examine_host(Host(), _settings(_DEFAULT).hooks)}
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
         return

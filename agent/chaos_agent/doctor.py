@@ -7,7 +7,7 @@ packet ever meets, and that are gone when ``examine`` returns.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,8 @@ class Report:
     firewall: str
 
 
-def examine(host: Host) -> Report:
-    """Try everything, and leave nothing behind."""
+def examine(host: Host, hooks: Collection[str] = ()) -> Report:
+    """Try everything, and leave nothing behind. ``hooks`` are those of this node, by name."""
     found = [
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
@@ -57,6 +57,7 @@ def examine(host: Host) -> Report:
         *_limits(),
         _try("clock", _clock),
         _try("drop-caches", _drop_caches),
+        Ability("hook", ok=bool(hooks), why="" if hooks else "hook: none is in agent.toml"),
     ]
     return Report(tuple(found), _firewall(host))
 

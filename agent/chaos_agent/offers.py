@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
         block=limits.block_of(asks.block_of) if asks.block_of else "",
         clock=clock.facts() if asks.clock else None,
+        hook=config.hooks.get(asks.hook),
+        boot=boot_id(),
         flushes=caches.flushes() if asks.flushes else (0, 0),
     )
 
@@ -73,12 +75,12 @@ def memory_total() -> int:
     raise AssertionError("/proc/meminfo has no MemTotal")
 
 
-def examine_host(host: Host) -> dict[str, Any]:
+def examine_host(host: Host, hooks: Collection[str] = ()) -> dict[str, Any]:
     """What doctor found, as JSON data: abilities, firewall, each kind with its verdict.
 
     ``problems`` are the kinds of others that cannot be had.
     """
-    report = examine(host)
+    report = examine(host, hooks)
     abilities = {ability.name: ability for ability in report.abilities}
     return {
         "firewall": report.firewall,
@@ -86,25 +88,30 @@ def examine_host(host: Host) -> dict[str, Any]:
             {"name": ability.name, "ok": ability.ok, "why": ability.why}
             for ability in report.abilities
         ],
-        "kinds": {kind: _offer(cls, abilities) for kind, cls in kinds().items()},
+        "kinds": {kind: _offer(cls, abilities, hooks) for kind, cls in kinds().items()},
         "problems": list(problems()),
     }
 
 
-def _offer(cls: type[Fault], abilities: Mapping[str, Ability]) -> dict[str, Any]:
+def _offer(
+    cls: type[Fault], abilities: Mapping[str, Ability], hooks: Collection[str]
+) -> dict[str, Any]:
     missing = [abilities[need].why for need in cls.needs if not abilities[need].ok]
     other_family = [abilities[name] for need in cls.needs if (name := f"{need}-ipv6") in abilities]
     if not missing and not all(ability.ok for ability in other_family):
         why = "IPv4 only: " + "; ".join(ability.why for ability in other_family if not ability.ok)
     else:
         why = "; ".join(missing)
+    schema = cls.model_json_schema()
+    if "hook" in schema["properties"]:
+        schema["properties"]["hook"]["enum"] = sorted(hooks)
     return {
         "summary": cls.summary,
         "lease_holder": cls.lease_holder,
         "risky": cls.risky,
         "ok": not missing,
         "why": why,
-        "schema": cls.model_json_schema(),
+        "schema": schema,
     }
 
 

@@ -298,6 +298,7 @@ def _units(host: Host, scope: Scope) -> Iterator[str]:
         active = found.active.replace("activating", "active") if found else "gone"
         yield f"{name} {active} {found.freezer if found else ''}".rstrip()
     yield from (f"timer {name}" for name in host.systemd.armed())
+    yield from (f"hook {name}" for name in host.systemd.jobs())
 
 
 def _limits(scope: Scope) -> Iterator[str]:

@@ -29,7 +29,7 @@ UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
 _OUR_NAME = re.compile(
-    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|\d{{1,4}}))?"
+    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|hook|\d{{1,4}}))?"
 )
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
@@ -196,6 +196,22 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """A hook of this node: ``argv`` is run as ``user``, and ``undo``, if any, at its end.
+
+    ``timeout`` is in µs, for either. ``boot`` is the boot in which it was begun.
+    """
+
+    name: str
+    hook: str
+    argv: tuple[str, ...]
+    undo: tuple[str, ...]
+    user: str
+    timeout: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Processes, as (pid, start in ticks), that went on and are stopped (SIGSTOP).
 
@@ -260,6 +276,7 @@ Effect = (
     | Restart
     | Kill
     | Flush
+    | Run
     | Stop
     | CgroupLimit
     | ClockShift
@@ -278,6 +295,8 @@ def changes(effects: Iterable[Effect]) -> frozenset[str]:
                 held.add(effect.unit)
             case CgroupLimit():
                 held.add(f"{effect.unit}'s {effect.file} {effect.key}".rstrip())
+            case Run():
+                held.add(f"hook {effect.hook}")
             case Stop():
                 held.update(f"process {victim[0]}" for victim in effect.victims)
             case ClockShift():
@@ -382,6 +401,9 @@ def describe(effect: Effect) -> str:
             return f"signal {effect.signal} to {pids}"
         case Flush():
             return f"flush  {effect.what}"
+        case Run():
+            undo = f"; undo: {' '.join(effect.undo)}" if effect.undo else ""
+            return f"hook   {effect.hook} as {effect.user}: {' '.join(effect.argv)}{undo}"
         case Stop():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"stop   processes {pids}"

@@ -64,13 +64,14 @@ class Asks:
     """What a fault must know of a node beside what every fault gets: services by name, with
     the ``limits`` of their cgroups by their files' names; processes by what they are (an
     empty field does not select); the block device that holds a path; the wall clock;
-    how often caches were dropped."""
+    how often caches were dropped; a hook by its name."""
 
     units: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     block_of: str = ""
     clock: bool = False
     flushes: bool = False
+    hook: str = ""
     processes: ProcessQuery | None = None
 
 
@@ -137,6 +138,18 @@ class UnitFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that root allows here, and what undoes it; both are run as ``user``, without a
+    shell, for no longer than ``timeout`` µs."""
+
+    name: str
+    run: tuple[str, ...]
+    undo: tuple[str, ...]
+    user: str
+    timeout: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClockFacts:
     """Where the wall clock stands: REALTIME − BOOTTIME in µs, in the boot of that id."""
 
@@ -152,7 +165,8 @@ class NodeView:
     ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
     that exist. ``block`` is the whole disk that holds the path it asked for, as
     ``major:minor``; empty when none does. ``flushes`` is how often the page cache, and
-    dentries and inodes, have been dropped since boot.
+    dentries and inodes, have been dropped since boot; ``hook`` the one that it asked for,
+    if there is such a one; ``boot`` the id of this boot.
     """
 
     name: str
@@ -171,6 +185,8 @@ class NodeView:
     block: str = ""
     clock: ClockFacts | None = None
     flushes: tuple[int, int] = (0, 0)
+    hook: Hook | None = None
+    boot: str = ""
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
@@ -195,6 +211,9 @@ class NodeView:
             },
             processes=(ProcessFacts(4242, 1, "example", "example.service"),),
             block="8:0",
+            hook=Hook(asks.hook, ("/usr/bin/true",), ("/usr/bin/true",), "nobody", 5_000_000)
+            if asks.hook
+            else None,
             clock=ClockFacts(1_795_000_000_000_000, "00000000-0000-4000-8000-000000000000"),
         )
 

@@ -62,8 +62,8 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
         match effect:
             case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit():
                 cut += 1
-            case UndoTimer():
-                cut += 1
+            case UndoTimer(undo=undo):
+                cut += not all('"effect":"Run"' in text for text in undo)
             case ClockShift():
                 assert abs(effect.offset) <= 3_600_000_000, "the clock is more than an hour off"
                 cut += 1
