@@ -27,7 +27,7 @@ from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_agent.snapshot import Snapshot
 from chaos_core.effects import Effect, Pipe, changes
-from chaos_core.errors import ChaosError, NotInForce, Refused
+from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
@@ -50,6 +50,14 @@ class Standing:
     pending: str = ""  # what was not yet as asked when last read back
     applied: Snapshot | None = None  # as it was right after the apply; None before
     counts: Counts = field(default_factory=Counts)
+    round_at: int = 0  # when it was last done, if it is done again and again
+    round: tuple[Effect, ...] = ()
+
+    @property
+    def next_round(self) -> int | None:
+        """When it is to be done again, if it ever is."""
+        every = self.fault.again()
+        return self.round_at + every if every and self.state == "in_force" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ class Engine:
         self.journal.intent(
             now, fault=fault_id, run=run, kind=fault.kind, to_apply=effects, before=before
         )
-        standing = Standing(fault_id, run, fault, effects, before, started_at=now)
+        standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
         for effect in effects:
             ops(effect).apply(self.host, effect, lease.hold_until, lease.hold_at_most)
@@ -144,6 +152,26 @@ class Engine:
             standing.in_force_at = self.clock()
         elif standing.state == "in_force" and wrong:
             raise NotInForce(standing.pending)
+
+    def again(self, standing: Standing) -> bool:
+        """Another round of a fault that is over at once; False when there is nothing to do.
+
+        Raises NotInForce when the last one has not had its effect, Refused when this one
+        may not be.
+        """
+        wrong = [ops(effect).verify(self.host, effect) for effect in standing.round]
+        if any(wrong):
+            raise NotInForce("; ".join(filter(None, wrong)))
+        now = standing.round_at = self.clock()
+        standing.round = ()
+        try:
+            effects = standing.fault.compile(self.view(standing.fault), standing.id)
+            for effect in effects:
+                ops(effect).apply(self.host, effect, now)
+        except (InvalidInput, Unsupported):  # nothing of the kind is there, or not any more
+            return False
+        standing.round = effects
+        return True
 
     def renew(self, fault_id: str, hold_until: int) -> None:
         """Extend every holder of the fault. Raises NotInForce when one has let go already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -64,3 +65,23 @@ def test_a_pause_of_nothing_is_refused() -> None:
         faults.parse("process.pause", {})
     with pytest.raises(InvalidInput, match="no process"):
         faults.parse("process.pause", {"pid": 5}).compile(replace(NODE, processes=()), "0123abcd")
+
+
+@pytest.mark.parametrize(
+    ("repeat", "every"), [(None, None), ("1s", 1_000_000), ("90s", 90_000_000)]
+)
+def test_a_kill_is_done_once_or_every_so_often(repeat: str | None, every: int | None) -> None:
+    fault = faults.parse("process.kill", {"cmdline": "x", **({"repeat": repeat} if repeat else {})})
+    assert fault.again() == every
+    assert faults.parse("process.kill", fault.model_dump(mode="json")) == fault
+    with pytest.raises(InvalidInput, match="at least 1s"):
+        faults.parse("process.kill", {"cmdline": "x", "repeat": "999ms"})
+
+
+def test_nothing_that_must_be_undone_is_done_again() -> None:
+    over = (effects.Kill, effects.Restart, effects.Flush)
+    for kind, cls in faults.kinds().items():
+        fault = faults.parse(kind, faults.from_words(shlex.split(cls.example)))
+        if type(fault).again is not faults.Fault.again:
+            done = fault.compile(NodeView.example(fault.asks()), "0123abcd")
+            assert all(isinstance(effect, over) for effect in done), kind
