@@ -130,9 +130,7 @@ def test_a_hook_that_fails_is_no_fault_and_leaves_nothing(hooked: Drill) -> None
 
 def test_what_is_not_on_the_list_is_refused_by_name(hooked: Drill) -> None:
     code, said = refused(hooked, "hook.run", "hook=other")
-    assert (code, "not on the list" in said or "mark" in said) == (Exit.REFUSED, True), said
-    listed = hooked.node("n1")
-    assert listed["state"] == "connected"
+    assert (code, "not on the list" in said) == (Exit.REFUSED, True), said
 
 
 def test_an_undo_that_fails_quarantines_the_node_until_people_have_looked(hooked: Drill) -> None:
