@@ -22,6 +22,7 @@ from typing import Literal
 
 from chaos_agent import snapshot
 from chaos_agent.effects import detour, next_boots, ops, revert_all, sweep
+from chaos_agent.effects._at_once import AtOnce
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
@@ -166,6 +167,8 @@ class Engine:
         standing.round = ()
         try:
             effects = standing.fault.compile(self.view(standing.fault), standing.id)
+            if not all(isinstance(ops(effect), AtOnce) for effect in effects):
+                raise Refused("only what is over at once can be done again")
             for effect in effects:
                 ops(effect).apply(self.host, effect, now)
         except (InvalidInput, Unsupported):  # nothing of the kind is there, or not any more
