@@ -22,12 +22,11 @@ from typing import Literal
 
 from chaos_agent import snapshot
 from chaos_agent.effects import detour, next_boots, ops, revert_all, sweep
-from chaos_agent.effects._at_once import AtOnce
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_agent.snapshot import Snapshot
-from chaos_core.effects import Effect, Pipe, changes
+from chaos_core.effects import AT_ONCE, Effect, Pipe, changes
 from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
@@ -167,7 +166,7 @@ class Engine:
         standing.round = ()
         try:
             effects = standing.fault.compile(self.view(standing.fault), standing.id)
-            if not all(isinstance(ops(effect), AtOnce) for effect in effects):
+            if not all(isinstance(effect, AT_ONCE) for effect in effects):
                 raise Refused("only what is over at once can be done again")
             for effect in effects:
                 ops(effect).apply(self.host, effect, now)

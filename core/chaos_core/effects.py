@@ -283,6 +283,8 @@ Effect = (
     | UndoTimer
 )
 
+AT_ONCE = (Restart, Kill, Flush)  # over when they are done: nobody reverts them
+
 _KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
 
 

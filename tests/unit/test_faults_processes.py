@@ -79,9 +79,8 @@ def test_a_kill_is_done_once_or_every_so_often(repeat: str | None, every: int | 
 
 
 def test_nothing_that_must_be_undone_is_done_again() -> None:
-    over = (effects.Kill, effects.Restart, effects.Flush)
     for kind, cls in faults.kinds().items():
         fault = faults.parse(kind, faults.from_words(shlex.split(cls.example)))
         if type(fault).again is not faults.Fault.again:
             done = fault.compile(NodeView.example(fault.asks()), "0123abcd")
-            assert all(isinstance(effect, over) for effect in done), kind
+            assert all(isinstance(effect, effects.AT_ONCE) for effect in done), kind

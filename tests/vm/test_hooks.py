@@ -17,10 +17,11 @@ from chaos_lab.drill.context import Drill
 
 BOUND_S = 5
 PLACE = "/var/tmp/hooked"
+MARK = "mark $HOME %n;x"  # no word of a hook is anything but itself
 _TOML = f"""
 [hooks.mark]
-run = ["/bin/mkdir", "{PLACE}/mark"]
-undo = ["/bin/rmdir", "{PLACE}/mark"]
+run = ["/bin/mkdir", "{PLACE}/{MARK}"]
+undo = ["/bin/rmdir", "{PLACE}/{MARK}"]
 user = "nobody"
 
 [hooks.gc]
@@ -71,7 +72,7 @@ def refused(drill: Drill, *words: str) -> tuple[int, str]:
 def test_a_hook_is_undone_with_the_abort(hooked: Drill) -> None:
     run = hooked.inject("hook.run", "hook=mark", nodes=("n1",), seconds=60)
     run.reached("observe")
-    assert marks(hooked).startswith("mark nobody\n")
+    assert marks(hooked).startswith(f"{MARK} nobody\n")
     pressed, _ = hooked.abort()
     assert marks(hooked) == ""
     assert time.monotonic() - pressed < BOUND_S
@@ -111,7 +112,7 @@ def test_systemd_runs_the_undo_when_the_keeper_is_gone(hooked: Drill) -> None:
 def test_a_reboot_in_between_does_not_forget_the_undo(hooked: Drill) -> None:
     run = hooked.inject("hook.run", "hook=mark", nodes=("n1",), seconds=120)
     run.reached("observe")
-    assert marks(hooked).startswith("mark nobody\n")
+    assert marks(hooked).startswith(f"{MARK} nobody\n")
     hooked.fleet.reboot("n1")
     run.drop()
     provision.wait_connected(hooked.fleet)

@@ -64,6 +64,11 @@ def boot_id() -> str:
     return BOOT_ID.read_text().strip()
 
 
+def _literally(argv: Sequence[str]) -> tuple[str, Any]:
+    """A command of which systemd leaves every word as it is, also ``$HOME``."""
+    return "a(sasas)", [(argv[0], list(argv), ["no-env-expand"])]
+
+
 def _ours() -> set[str]:
     return {path.stem for path in TRANSIENT.glob("*") if is_ours(path.stem)}
 
@@ -156,7 +161,7 @@ class Systemd:
             ("RestartUSec", ("t", 1_000_000)),
             ("StartLimitIntervalUSec", ("t", _TRIES * 10_000_000)),
             ("StartLimitBurst", ("u", _TRIES)),
-            ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
+            ("ExecStartEx", _literally(argv)),
         ]
         timer = [
             ("Description", ("s", "Chaos agent: the end of a lease")),
@@ -213,10 +218,10 @@ class Systemd:
             ("TimeoutStopUSec", ("t", timeout_us)),
             ("LogRateLimitIntervalUSec", ("t", 30_000_000)),
             ("LogRateLimitBurst", ("u", _LOG_LINES)),
-            ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
+            ("ExecStartEx", _literally(argv)),
         ]
         if undo:
-            service.append(("ExecStopPost", ("a(sasb)", [(undo[0], list(undo), False)])))
+            service.append(("ExecStopPostEx", _literally(undo)))
         self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", f"{name}.service", "fail", service, [])
 
     def jobs(self) -> list[str]:

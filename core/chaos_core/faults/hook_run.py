@@ -9,7 +9,7 @@ from chaos_core.faults._hooks import HookFault, HookName
 
 class HookRun(HookFault):
     """What ``[hooks.NAME]`` in the node's own ``/etc/chaos/agent.toml`` says, and nothing else:
-    no word of it comes over the wire.
+    no word of it comes over the wire. (Whoever is on the node can read its words: no secrets.)
 
     systemd runs ``run`` without a shell as ``user``, and cuts it off after ``timeout``; it
     counts as applied when it has ended with 0. ``undo`` is run at the end, and by systemd

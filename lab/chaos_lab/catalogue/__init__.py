@@ -16,12 +16,17 @@ from typing import Any
 
 from chaos_core.errors import ChaosError
 from chaos_lab import provision
-from chaos_lab.catalogue import network, resources, services
+from chaos_lab.catalogue import limits, network, resources, services
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
 
-MEASURES: tuple[Measure, ...] = (*network.MEASURES, *resources.MEASURES, *services.MEASURES)
+MEASURES: tuple[Measure, ...] = (
+    *network.MEASURES,
+    *resources.MEASURES,
+    *services.MEASURES,
+    *limits.MEASURES,
+)
 
 _BOUND_S = 5.0  # P3: an abort's; the others are bounded by the lease, which is shorter
 _LONG_S, _SHORT_S = 90, 5
