@@ -150,3 +150,8 @@ def test_stopped_processes_are_known_as_such(
     wait_for(lambda: processes.is_stopped(*two[0].identity()))
     found = {one.pid: one.stopped for one in processes.find(ProcessQuery(cmdline=MARK))}
     assert found == {two[0].process.pid: True, two[1].process.pid: False}
+
+
+def test_who_asks_is_none_of_them() -> None:
+    """Or it would stop itself, in ``chaos-agent apply --local``."""
+    assert not list(processes.find(ProcessQuery(pid=os.getpid())))

@@ -22,10 +22,10 @@ _SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
 
 
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
-    """Every process that all of the query holds for, but this one and its children."""
+    """Every process that all of the query holds for, but this one."""
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
     for name in names:
-        if not name.isdigit():
+        if not name.isdigit() or int(name) == os.getpid():
             continue
         with suppress(OSError):  # it ended meanwhile
             found = _facts(int(name))
