@@ -21,7 +21,7 @@ from chaos_core.errors import Unsupported
 from chaos_core.node import ClockFacts
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_RUNTIME, _LOCK = Path("/run/chaos"), "clock.lock"
+_RUNTIME, _LOCK = Path("/run/chaos"), "keeper.lock"
 _LOCK_PATIENCE_S = 0.5  # whoever holds it longer is stopped, and must not stop us
 _SAMPLES = 5
 _TRIES = 3
@@ -92,13 +92,15 @@ def bring(shift: ClockShift, wanted: int) -> None:
 
 @contextmanager
 def _turn() -> Iterator[None]:
+    """A record lock on the file that is there in any case; flock(2), by which the keeper holds
+    it for as long as it lives, knows nothing of those."""
     make_directory(_RUNTIME, 0o755)
     descriptor = open_own(_RUNTIME / _LOCK, os.O_RDWR | os.O_CREAT)
     try:
         deadline = time.monotonic() + _LOCK_PATIENCE_S
         while time.monotonic() < deadline:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 time.sleep(0.005)
