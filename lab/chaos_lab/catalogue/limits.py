@@ -34,6 +34,9 @@ _OVER_S = 4.0
 _PATIENCE_S = 10.0
 
 
+Look = Callable[["Limit"], float]
+
+
 class Watched(Probe):
     """Something that is read on the node; ``settled`` is what of it must be as before."""
 
@@ -63,10 +66,11 @@ class Limit(Watched):
     """``busy.service``, which is there for as long as it is watched."""
 
     def __init__(
-        self, drill: Drill, file: str, look: Callable[[Limit], float], least: float, most: float
+        self, drill: Drill, file: str, look: Look, least: float, most: float, unit: str
     ) -> None:
         super().__init__(drill)
-        self.file, self.look, self.least, self.most = file, look, least, most
+        self.file, self.look = file, look
+        self.least, self.most, self.unit = least, most, unit
 
     def __enter__(self) -> Self:
         self.drill.fleet.put(NODE, "/etc/busy.py", _PROGRAM)
@@ -99,7 +103,7 @@ class Limit(Watched):
 
     def during(self) -> tuple[str, bool]:
         found = self.look(self)
-        return f"{found:.2f}", self.least <= found <= self.most
+        return f"{found:.2f} {self.unit}", self.least <= found <= self.most
 
 
 class Clock(Watched):
@@ -151,25 +155,25 @@ MEASURES = (
         "cpu.throttle",
         "unit=busy percent=20%",
         "18 to 22 % of one CPU",
-        partial(Limit, file="cpu.max", look=_cpu, least=18, most=22),
+        partial(Limit, file="cpu.max", look=_cpu, least=18, most=22, unit="% of one CPU"),
     ),
     Measure(
         "io.throttle",
         "unit=busy path=/ write=1MiB",
         "0.75 to 1.25 MiB written a second",
-        partial(Limit, file="io.max", look=_written, least=0.75, most=1.25),
+        partial(Limit, file="io.max", look=_written, least=0.75, most=1.25, unit="MiB/s"),
     ),
     Measure(
         "memory.limit",
         "unit=busy percent=50%",
         "memory.high at 45 to 75 % of what it uses",
-        partial(Limit, file="memory.high", look=_high, least=45, most=75),
+        partial(Limit, file="memory.high", look=_high, least=45, most=75, unit="%"),
     ),
     Measure(
         "pids.exhaust",
         "unit=busy",
         "1 to 11 forks refused a second",
-        partial(Limit, file="pids.max", look=_refused, least=1, most=11),
+        partial(Limit, file="pids.max", look=_refused, least=1, most=11, unit="a second"),
     ),
     Measure("clock.skew", "offset=+10m", "600 ± 1 s", Clock),
     Measure("cache.flush", "what=pagecache", "fewer files in memory", Cache, lasts=False),
