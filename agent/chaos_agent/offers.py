@@ -11,8 +11,8 @@ from typing import Any
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
-from chaos_agent.journal import boot_id
 from chaos_agent.linux import caches, clock, limits, processes
+from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope

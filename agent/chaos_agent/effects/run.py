@@ -7,8 +7,8 @@ stop any more, is it run by itself.
 
 from __future__ import annotations
 
+from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
-from chaos_agent.linux.systemd import boot_id
 from chaos_core.effects import Run
 from chaos_core.errors import Residue
 

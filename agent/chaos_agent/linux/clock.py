@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chaos_agent.linux.boottime import boot_id
 from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core.effects import ClockShift
 from chaos_core.errors import Unsupported
 from chaos_core.node import ClockFacts
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _RUNTIME, _LOCK = Path("/run/chaos"), "keeper.lock"
 _LOCK_PATIENCE_S = 0.5  # whoever holds it longer is stopped, and must not stop us
 _SAMPLES = 5
@@ -48,7 +48,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def facts() -> ClockFacts:
     """Where the wall clock stands, in this boot."""
-    return ClockFacts(difference_us(), _BOOT_ID.read_text().strip())
+    return ClockFacts(difference_us(), boot_id())
 
 
 def difference_us() -> int:
@@ -66,7 +66,7 @@ def steps(shift: ClockShift) -> int | None:
     """How many times the shift is in the clock: 0, or 1, to the nearest half, for others may
     correct the clock a little with or without it; or −1, exactly, if it was taken back
     twice. None when somebody else has set the clock. After a boot it is 0."""
-    if _BOOT_ID.read_text().strip() != shift.boot:
+    if boot_id() != shift.boot:
         return 0
     moved = difference_us() - shift.before
     half = abs(shift.offset) // 2

@@ -21,7 +21,6 @@ TRANSIENT = Path("/run/systemd/transient")
 _PATIENCE_S = 1.0
 _MOST_CPU, _LAST_TO_GO = 10_000, -900
 _TRIES = 30
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 HOOK = "-hook"
 _LOG_LINES = 100
 _NAME = "org.freedesktop.systemd1"
@@ -57,11 +56,6 @@ class Job:
     @property
     def there(self) -> bool:
         return self.active not in ("", "inactive")
-
-
-def boot_id() -> str:
-    """This boot's id, a UUID."""
-    return BOOT_ID.read_text().strip()
 
 
 def _literally(argv: Sequence[str]) -> tuple[str, Any]:
