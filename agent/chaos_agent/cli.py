@@ -72,8 +72,8 @@ def recover(
     need_root()
     settings = _settings(config)
     log = Log.to_stderr("recover", node=settings.node)
-    with sole_keeper(settings.runtime):
-        report = run_recover(Host(), settings.state, now_us, log)
+    with sole_keeper(settings.runtime), Host() as host:
+        report = run_recover(host, settings.state, now_us, log)
         if release and not report.difference:
             release_quarantine(settings.state, release, log)
     if output is Output.JSON:
@@ -109,7 +109,8 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     from chaos_agent.privilege import need_root
 
     need_root()
-    found = {"identity": _identity(), **examine_host(Host())}
+    with Host() as host:
+        found = {"identity": _identity(), **examine_host(host, _settings(_DEFAULT).hooks)}
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
         return

@@ -13,7 +13,7 @@ import re
 import socket
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
-from chaos_core.node import DEFAULT_MARK_MASK, Protected
+from chaos_core.node import DEFAULT_MARK_MASK, Hook, Protected
 from chaos_core.units import Duration, Percent
 
 DEFAULT_PATH = Path("/etc/chaos/agent.toml")
@@ -43,6 +43,9 @@ _KEYS = {
     "network": ("mark_mask", "ssh_ports", "protected"),
     "units": ("protected",),
 }
+_HOOK_KEYS = ("run", "undo", "user", "timeout")
+_HOOK_TIMEOUT = Duration.parse("5s")
+_LONGEST_HOOK = Duration.parse("10s")  # a fault that takes longer to be in force is given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class AgentConfig:
     envelope: Envelope = field(default=envelope.PROFILES[envelope.DEFAULT_PROFILE])
     protected: Protected = Protected()
     mark_mask: int = DEFAULT_MARK_MASK
+    hooks: Mapping[str, Hook] = field(default_factory=dict)
     state: Path = STATE
     runtime: Path = RUNTIME
     pki: Path = PKI
@@ -135,10 +139,40 @@ class _Reader:
                 units=tuple(self._get("units", "protected", (), _patterns)),
             ),
             mark_mask=int(self._get("network", "mark_mask", DEFAULT_MARK_MASK, _mask)),
+            hooks={name: self._hook(name, text) for name, text in self._hooks().items()},
         )
+
+    def _hooks(self) -> dict[str, Any]:
+        found = self.data.get("hooks", {})
+        if not isinstance(found, dict):
+            raise InvalidInput("hooks are tables", where=self._line("hooks", "hooks"), hint=_HOOK)
+        return found
+
+    def _hook(self, name: str, given: Any) -> Hook:
+        """``[hooks.NAME]``: what may be run here, by whom and how long."""
+        where = self._line(f"hooks.{name}", f"hooks.{name}")
+        try:
+            _node_name(name)
+            if not isinstance(given, dict) or set(given) - set(_HOOK_KEYS):
+                raise ValueError(f"it may say {', '.join(_HOOK_KEYS)}")
+            timeout = Duration.parse(_text(given.get("timeout", str(_HOOK_TIMEOUT))))
+            if not 0 < timeout <= _LONGEST_HOOK:
+                raise ValueError(f"timeout is up to {_LONGEST_HOOK}")
+            return Hook(
+                name=name,
+                run=_argv(given.get("run")),
+                undo=_argv(given["undo"]) if "undo" in given else (),
+                user=_text(given.get("user")),
+                timeout=int(timeout),
+            )
+        except (ValueError, InvalidInput) as error:
+            why = error.what if isinstance(error, InvalidInput) else str(error)
+            raise InvalidInput(f"hooks.{name}: {why}", where=where, hint=_HOOK) from None
 
     def _known(self) -> None:
         for section, values in self.data.items():
+            if section == "hooks":
+                continue
             if section not in _KEYS or not isinstance(values, dict):
                 raise self._error(section, section, _hint(section, _KEYS))
             for key in values:
@@ -253,6 +287,18 @@ def _patterns(value: Any) -> tuple[str, ...]:
         raise ValueError("a list of services is expected, like ['postgresql*']")
     texts = [_text(item) for item in value]
     return tuple(name if "*" in name or "." in name else f"{name}.service" for name in texts)
+
+
+_HOOK = "[hooks.gc] run = ['/usr/bin/jcmd', 'app', 'GC.run'], user = 'app'; undo, timeout"
+
+
+def _argv(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 0 < len(value) <= 64:
+        raise ValueError("a command is a list of words, the first the path of a program")
+    words = tuple(map(_text, value))
+    if not words[0].startswith("/") or any("\0" in word or len(word) > 1024 for word in words):
+        raise ValueError(f"{words[0]!r} is not the absolute path of a program")
+    return words
 
 
 def _ports(value: Any) -> tuple[int, ...]:

@@ -6,13 +6,15 @@ packet ever meets, and that are gone when ``examine`` returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from chaos_agent.effects.pipe import release
+from chaos_agent.linux import caches, clock
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
@@ -23,7 +25,7 @@ from chaos_core.errors import ChaosError, Unsupported
 _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
-_CAP_KILL = 5  # capability.h
+_CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,16 @@ class Report:
     firewall: str
 
 
-def examine(host: Host) -> Report:
-    """Try everything, and leave nothing behind."""
+def examine(host: Host, hooks: Collection[str] = ()) -> Report:
+    """Try everything, and leave nothing behind. ``hooks`` are those of this node, by name."""
     found = [
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
         _try("kill", _kill),
+        *_limits(),
+        _try("clock", _clock),
+        _try("drop-caches", _drop_caches),
+        Ability("hook", ok=bool(hooks), why="" if hooks else "hook: none is in agent.toml"),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -176,11 +182,46 @@ def _freezer() -> None:
         raise Unsupported("cgroups cannot freeze here: that takes cgroup v2, mounted alone")
 
 
+def _limits() -> Iterator[Ability]:
+    for file in ("cpu.max", "memory.high", "io.max", "pids.max"):
+        controller = file.partition(".")[0]
+        yield _try(f"limit-{controller}", lambda file=file: _limit(file))  # type: ignore[misc]
+
+
+def _limit(file: str) -> None:
+    if not any(Path("/sys/fs/cgroup/system.slice").glob(f"*/{file}")):
+        raise Unsupported(
+            f"no service's cgroup has a {file}: that takes cgroup v2, and its controller in"
+            " system.slice"
+        )
+
+
 def _kill() -> None:
+    if not _capable(_CAP_KILL):
+        raise Unsupported("processes of other users cannot be signalled without CAP_KILL")
+
+
+def _clock() -> None:
+    """Without moving it: that alone would wake everybody who waits for the clock to be set."""
+    clock.may_step()
+    if not _capable(_CAP_SYS_TIME):
+        raise Unsupported("the clock cannot be moved without CAP_SYS_TIME")
+
+
+def _drop_caches() -> None:
+    """Without dropping any: the kernel refuses this value, but not before it lets us write."""
+    caches.flushes()
+    try:
+        caches.DROP.write_text("0")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def _capable(capability: int) -> bool:
     status = Path("/proc/self/status").read_text()
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective.split()[1], 16) >> _CAP_KILL & 1:
-        raise Unsupported("processes of other users cannot be signalled without CAP_KILL")
+    return bool(int(effective.split()[1], 16) >> capability & 1)
 
 
 def _firewall(host: Host) -> str:

@@ -26,8 +26,8 @@ from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_agent.snapshot import Snapshot
-from chaos_core.effects import Effect, Pipe
-from chaos_core.errors import ChaosError, NotInForce
+from chaos_core.effects import AT_ONCE, Effect, Pipe, changes
+from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
@@ -51,6 +51,14 @@ class Standing:
     applied: Snapshot | None = None  # as it was right after the apply; None before
     counts: Counts = field(default_factory=Counts)
     next_turn: int | None = None  # when an effect with a pattern of its own has something to do
+    round_at: int = 0  # when it was last done, if it is done again and again
+    round: tuple[Effect, ...] = ()
+
+    @property
+    def next_round(self) -> int | None:
+        """When it is to be done again, if it ever is."""
+        every = self.fault.again()
+        return self.round_at + every if every and self.state == "in_force" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +109,13 @@ class Engine:
         }
         view = replace(self.view(fault), marks_in_use=frozenset(marks))
         effects = fault.compile(view, fault_id)
+        self._check_untaken(effects)
         before = snapshot.take(self.host, snapshot.scope_of(effects))
         now = self.clock()
         self.journal.intent(
             now, fault=fault_id, run=run, kind=fault.kind, to_apply=effects, before=before
         )
-        standing = Standing(fault_id, run, fault, effects, before, started_at=now)
+        standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
         for effect in effects:
             ops(effect).apply(self.host, effect, lease.hold_until, lease.hold_at_most)
@@ -114,6 +123,19 @@ class Engine:
         standing.applied = snapshot.take(self.host, snapshot.scope_of(effects))
         self.check(standing)
         return standing
+
+    def _check_untaken(self, effects: tuple[Effect, ...]) -> None:
+        """Raise Refused when another fault holds changed what these would change.
+
+        To the second, the first one's doing would be what was there before.
+        """
+        for standing in self.standing.values():
+            taken = changes(effects) & changes(standing.effects)
+            if taken:
+                raise Refused(
+                    f"fault {standing.id} holds {', '.join(sorted(taken))} already",
+                    hint="wait for its end, or abort",
+                )
 
     def check(self, standing: Standing) -> None:
         """Read the fault back; its state becomes ``in_force`` once all of it is there.
@@ -143,6 +165,28 @@ class Engine:
             ),
             default=None,
         )
+
+    def again(self, standing: Standing) -> bool:
+        """Another round of a fault that is over at once; False when there is nothing to do.
+
+        Raises NotInForce when the last one has not had its effect, Refused when this one
+        may not be.
+        """
+        wrong = [ops(effect).verify(self.host, effect) for effect in standing.round]
+        if any(wrong):
+            raise NotInForce("; ".join(filter(None, wrong)))
+        now = standing.round_at = self.clock()
+        standing.round = ()
+        try:
+            effects = standing.fault.compile(self.view(standing.fault), standing.id)
+            if not all(isinstance(effect, AT_ONCE) for effect in effects):
+                raise Refused("only what is over at once can be done again")
+            for effect in effects:
+                ops(effect).apply(self.host, effect, now)
+        except (InvalidInput, Unsupported):  # nothing of the kind is there, or not any more
+            return False
+        standing.round = effects
+        return True
 
     def renew(self, fault_id: str, hold_until: int) -> None:
         """Extend every holder of the fault. Raises NotInForce when one has let go already."""

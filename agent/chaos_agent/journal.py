@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from chaos_agent.linux.boottime import boot_id
 from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core import effects
 from chaos_core.effects import Effect
@@ -30,12 +31,6 @@ from chaos_core.errors import InvalidInput, Refused
 
 _ROTATE_BYTES = 1 << 20
 _SNAPSHOT = TypeAdapter(dict[str, list[str]])
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def boot_id() -> str:
-    """This boot's id, a UUID."""
-    return BOOT_ID.read_text().strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
-from chaos_agent.journal import boot_id
-from chaos_agent.linux import processes
-from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux import caches, clock, limits, processes
+from chaos_agent.linux.boottime import boot_id, now_us
 from chaos_agent.linux.cgroups import unified_id
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.sockets import connections_to
@@ -27,8 +26,8 @@ from chaos_core.node import Device, NodeView, Route, UnitFacts
 def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
     asks = fault.asks()
-    units = {name: found for name in asks.units if (found := _unit(host, name))}
-    groups = [*asks.cgroups, *(unit.cgroup for unit in units.values() if unit.cgroup)]
+    units = {name: found for name in asks.units if (found := _unit(host, name, asks.limits))}
+    groups = [*asks.cgroups, *(unit.cgroup.path for unit in units.values() if unit.cgroup)]
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
@@ -50,10 +49,15 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         cgroups={path: inode for path in groups if (inode := unified_id(path))},
         ssh=tuple(connections_to(config.protected.ssh_ports)) if asks.ssh else (),
         now=now_us(),
+        block=limits.block_of(asks.block_of) if asks.block_of else "",
+        clock=clock.facts() if asks.clock else None,
+        hook=config.hooks.get(asks.hook),
+        boot=boot_id(),
+        flushes=caches.flushes() if asks.flushes else (0, 0),
     )
 
 
-def _unit(host: Host, name: str) -> UnitFacts | None:
+def _unit(host: Host, name: str, files: Sequence[str]) -> UnitFacts | None:
     found = host.systemd.state(name)
     if found is None:
         return None
@@ -64,7 +68,7 @@ def _unit(host: Host, name: str) -> UnitFacts | None:
         frozen=found.freezer != "running",
         invocation=found.invocation,
         dependents=tuple(host.systemd.at_work(found.stopped_with)),
-        cgroup=host.systemd.control_group(found.id) if active else "",
+        cgroup=limits.facts(host.systemd.control_group(found.id), files) if active else None,
     )
 
 
@@ -77,12 +81,12 @@ def memory_total() -> int:
     raise AssertionError("/proc/meminfo has no MemTotal")
 
 
-def examine_host(host: Host) -> dict[str, Any]:
+def examine_host(host: Host, hooks: Collection[str] = ()) -> dict[str, Any]:
     """What doctor found, as JSON data: abilities, firewall, each kind with its verdict.
 
     ``problems`` are the kinds of others that cannot be had.
     """
-    report = examine(host)
+    report = examine(host, hooks)
     abilities = {ability.name: ability for ability in report.abilities}
     return {
         "firewall": report.firewall,
@@ -90,25 +94,30 @@ def examine_host(host: Host) -> dict[str, Any]:
             {"name": ability.name, "ok": ability.ok, "why": ability.why}
             for ability in report.abilities
         ],
-        "kinds": {kind: _offer(cls, abilities) for kind, cls in kinds().items()},
+        "kinds": {kind: _offer(cls, abilities, hooks) for kind, cls in kinds().items()},
         "problems": list(problems()),
     }
 
 
-def _offer(cls: type[Fault], abilities: Mapping[str, Ability]) -> dict[str, Any]:
+def _offer(
+    cls: type[Fault], abilities: Mapping[str, Ability], hooks: Collection[str]
+) -> dict[str, Any]:
     missing = [abilities[need].why for need in cls.needs if not abilities[need].ok]
     other_family = [abilities[name] for need in cls.needs if (name := f"{need}-ipv6") in abilities]
     if not missing and not all(ability.ok for ability in other_family):
         why = "IPv4 only: " + "; ".join(ability.why for ability in other_family if not ability.ok)
     else:
         why = "; ".join(missing)
+    schema = cls.model_json_schema()
+    if "hook" in schema["properties"]:
+        schema["properties"]["hook"]["enum"] = sorted(hooks)
     return {
         "summary": cls.summary,
         "lease_holder": cls.lease_holder,
         "risky": cls.risky,
         "ok": not missing,
         "why": why,
-        "schema": cls.model_json_schema(),
+        "schema": schema,
     }
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from chaos_agent import snapshot
 from chaos_agent.effects import next_boots, revert_all, sweep
-from chaos_agent.journal import Intent, Journal, boot_id, quarantine_file, read_quarantine
+from chaos_agent.journal import Intent, Journal, quarantine_file, read_quarantine
+from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
 from chaos_core.errors import Refused
 from chaos_core.log import Log

@@ -33,7 +33,7 @@ def keeper(path: Path) -> None:
         supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
         # These two load all that a fault will need: a lease must not wait for an import.
         effects.load()
-        found = examine_host(host)
+        found = examine_host(host, config.hooks)
         for problem in found["problems"]:
             log.warning("a kind of fault is not offered", why=problem)
         Keeper(

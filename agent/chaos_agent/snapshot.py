@@ -23,18 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_agent.linux import children
+from chaos_agent.linux import children, clock, limits, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import read_redirect
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    CgroupLimit,
     Chain,
+    ClockShift,
     Effect,
     Family,
     IngressPipe,
     LeasedSet,
     Pipe,
+    Stop,
     Unit,
     is_ours,
 )
@@ -52,17 +55,22 @@ _OPAQUE = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){8,}")  # unread: counters may b
 _EMPTY = "empty"
 _COUNTED = re.compile(r'"(?:packets|bytes|used|expires)": \d+,?')
 _CLSACT = ("egress", "ingress")
+_HELD = f"{LINK_PREFIX}{0:08x}"  # tags what a fault holds changed and what has no name of ours
 _VOLATILE_FIELDS = frozenset({"direct_pkts", "refcnt", "bindcnt", "header"})
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The foreign things that a fault could harm: devices, tables and units, by name."""
+    """The foreign things that a fault could harm: devices, tables and units, by name; and
+    limits of cgroups, the clock and processes, by what is done to them."""
 
     devices: frozenset[str] = frozenset()
     tables: frozenset[str] = frozenset()
     nft: bool = False  # every table of nftables
     units: frozenset[str] = frozenset()
+    limits: frozenset[CgroupLimit] = frozenset()
+    clocks: frozenset[ClockShift] = frozenset()
+    victims: frozenset[tuple[int, ...]] = frozenset()
 
 
 def scope_of(effects: Iterable[Effect]) -> Scope:
@@ -81,6 +89,11 @@ def scope_of(effects: Iterable[Effect]) -> Scope:
             effect.backend == "nft" for effect in effects if isinstance(effect, Chain | LeasedSet)
         ),
         units=frozenset(effect.unit for effect in effects if isinstance(effect, Unit)),
+        limits=frozenset(effect for effect in effects if isinstance(effect, CgroupLimit)),
+        victims=frozenset(
+            victim for effect in effects if isinstance(effect, Stop) for victim in effect.victims
+        ),
+        clocks=frozenset(effect for effect in effects if isinstance(effect, ClockShift)),
     )
 
 
@@ -95,9 +108,11 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "nft": _nft(host, scope),
         "sets": _sets(host),
         "cgroups": _cgroups(host),
-        "processes": (f"holder {name}" for name in children.find().values()),
+        "processes": _processes(scope),
         "files": _files(),
         "units": _units(host, scope),
+        "limits": _limits(scope),
+        "clock": _clock(scope),
     }
     return {name: sorted(lines) for name, lines in parts.items()}
 
@@ -291,6 +306,35 @@ def _units(host: Host, scope: Scope) -> Iterator[str]:
         active = found.active.replace("activating", "active") if found else "gone"
         yield f"{name} {active} {found.freezer if found else ''}".rstrip()
     yield from (f"timer {name}" for name in host.systemd.armed())
+    yield from (f"hook {name}" for name in host.systemd.jobs())
+
+
+def _limits(scope: Scope) -> Iterator[str]:
+    """Limits that are not what they were before the fault; one of our value is tagged."""
+    for limit in scope.limits:
+        found = limits.read(limit)
+        if found not in (None, limit.before):
+            whose = _HELD if found == limit.value else "others"
+            yield f"{limit.group}/{limit.file} {limit.key} {found} ({whose})"
+
+
+def _clock(scope: Scope) -> Iterator[str]:
+    """The clock, if it is not where it was before the fault."""
+    for shift in scope.clocks:
+        found = clock.steps(shift)
+        if found != 0:
+            yield (
+                "set (others)"
+                if found is None
+                else f"moved by {found} × {shift.offset} µs ({_HELD})"
+            )
+
+
+def _processes(scope: Scope) -> Iterator[str]:
+    """Our holders; and of the user's those that went on before the fault and do not now."""
+    yield from (f"holder {name}" for name in children.find().values())
+    for pid, _ in processes.stopped(scope.victims):
+        yield f"{pid} is stopped ({_HELD})"
 
 
 def _files() -> Iterator[str]:

@@ -175,6 +175,9 @@ class Supervisor:
             every = _SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY
             if now >= self._checks.get(standing.id, 0) + every:
                 self._check(standing, now)
+        for standing in list(self.engine.standing.values()):
+            if standing.next_round is not None and now >= standing.next_round:
+                self._again(standing, now)
 
     def next_wakeup(self) -> int | None:
         """When ``tick`` is due at the latest, or None when nothing stands."""
@@ -183,7 +186,8 @@ class Supervisor:
             + (_SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY)
             for standing in self.engine.standing.values()
         ]
-        turns = [standing.next_turn for standing in self.engine.standing.values()]
+        standing = self.engine.standing.values()
+        turns = [moment for one in standing for moment in (one.next_turn, one.next_round)]
         moments = [*due, *turns, self.leases.next_expiry()]
         return min((moment for moment in moments if moment is not None), default=None)
 
@@ -206,6 +210,15 @@ class Supervisor:
             self.log.info("in force", run=standing.run, fault=standing.id)
         elif standing.state == "applying" and now > standing.started_at + _SETTLE_BUDGET:
             self._end(standing.id, "not_in_force", now, standing.pending)
+
+    def _again(self, standing: Standing, now: int) -> None:
+        try:
+            done = self.engine.again(standing)
+        except (ChaosError, OSError) as error:
+            self._end(standing.id, self._why_gone(standing.id, now), now, str(error))
+            return
+        if done:
+            self.log.info("again", run=standing.run, fault=standing.id)
 
     def _why_gone(self, fault: str, now: int) -> str:
         """An effect went away: by its lease, which kernels end up to a grain early, or by whom?"""

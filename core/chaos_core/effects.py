@@ -17,6 +17,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
 _OUR_NAME = re.compile(
-    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|\d{{1,4}}))?"
+    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|hook|\d{{1,4}}))?"
 )
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
@@ -305,6 +306,77 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Flush:
+    """The kernel drops its caches: over at once.
+
+    ``pages`` and ``slab`` are how often it had done so before, which it counts.
+    """
+
+    what: Literal["pagecache", "slab", "both"]
+    pages: int
+    slab: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A hook of this node: ``argv`` is run as ``user``, and ``undo``, if any, at its end.
+
+    ``timeout`` is in µs, for either. ``boot`` is the boot in which it was begun.
+    """
+
+    name: str
+    hook: str
+    argv: tuple[str, ...]
+    undo: tuple[str, ...]
+    user: str
+    timeout: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Processes, as (pid, start in ticks), that went on and are stopped (SIGSTOP).
+
+    The kernel does not end that by itself, so an UndoTimer comes before it.
+    """
+
+    victims: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupLimit:
+    """A limit of a service's own cgroup (v2), tightened from ``before`` to ``value``.
+
+    ``group`` is a path below the root of the hierarchy and ``inode`` that very group:
+    the service gets another one with each start. ``key`` is empty where the file is one
+    value, and in ``io.max`` names which: ``8:0 rbps``. The kernel ends it by itself only
+    with the group, so an UndoTimer comes before it.
+    """
+
+    unit: str
+    group: str
+    inode: int
+    file: str
+    key: str
+    before: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClockShift:
+    """The wall clock is ``offset`` µs from where it was, once the services ``after`` are down.
+
+    Where it was is told by ``before``, REALTIME − BOOTTIME in µs in the boot ``boot``, which
+    nothing but a step changes: so it can be seen at any time whether it is still moved.
+    """
+
+    offset: int
+    before: int
+    boot: str
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class UndoTimer:
     """A transient timer of systemd's that runs out with the lease and reverts ``undo``.
 
@@ -318,11 +390,45 @@ class UndoTimer:
 
 
 Effect = (
-    LeasedSet | PulsedSet | FixedSet | Pipe | IngressPipe | Chain | Holder
-    | Unit | Restart | Kill | UndoTimer
-)  # fmt: skip
+    LeasedSet
+    | PulsedSet
+    | FixedSet
+    | Pipe
+    | IngressPipe
+    | Chain
+    | Holder
+    | Unit
+    | Restart
+    | Kill
+    | Flush
+    | Run
+    | Stop
+    | CgroupLimit
+    | ClockShift
+    | UndoTimer
+)
+
+AT_ONCE = (Restart, Kill, Flush)  # over when they are done: nobody reverts them
 
 _KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
+
+
+def changes(effects: Iterable[Effect]) -> frozenset[str]:
+    """What of the user's they hold in another state than before, which no second fault may."""
+    held = set()
+    for effect in effects:
+        match effect:
+            case Unit():
+                held.add(effect.unit)
+            case CgroupLimit():
+                held.add(f"{effect.unit}'s {effect.file} {effect.key}".rstrip())
+            case Run():
+                held.add(f"hook {effect.hook}")
+            case Stop():
+                held.update(f"process {victim[0]}" for victim in effect.victims)
+            case ClockShift():
+                held.add("the clock")
+    return frozenset(held)
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
@@ -423,6 +529,19 @@ def describe(effect: Effect) -> str:
         case Kill():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"signal {effect.signal} to {pids}"
+        case Flush():
+            return f"flush  {effect.what}"
+        case Run():
+            undo = f"; undo: {' '.join(effect.undo)}" if effect.undo else ""
+            return f"hook   {effect.hook} as {effect.user}: {' '.join(effect.argv)}{undo}"
+        case Stop():
+            pids = ", ".join(str(victim[0]) for victim in effect.victims)
+            return f"stop   processes {pids}"
+        case CgroupLimit():
+            what = f"{effect.file} {effect.key}".rstrip()
+            return f"limit  {effect.unit}: {what} from {effect.before} to {effect.value}"
+        case ClockShift():
+            return f"clock  {effect.offset / 1e6:+g} s"
         case UndoTimer():
             undone = ", ".join(describe(from_text(text)) for text in effect.undo)
             return f"timer  {effect.name} (systemd, runs out with the lease) undoes: {undone}"

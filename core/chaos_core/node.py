@@ -61,12 +61,18 @@ class Protected:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a fault must know of a node beside what every fault gets: services by name,
-    cgroups by their path, processes by what they are (an empty field does not select), and
-    who is logged in over SSH."""
+    """What a fault must know of a node beside what every fault gets: services by name, with
+    the ``limits`` of their cgroups by their files' names; cgroups by their path; processes
+    by what they are (an empty field does not select); who is logged in over SSH; the block
+    device that holds a path; the wall clock; how often caches were dropped; a hook by name."""
 
     units: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
+    block_of: str = ""
+    clock: bool = False
+    flushes: bool = False
+    hook: str = ""
     processes: ProcessQuery | None = None
     ssh: bool = False
 
@@ -82,18 +88,39 @@ class ProcessQuery:
 
 
 NOTHING = Asks()
+_EXAMPLE_LIMITS = {
+    "cpu.max": "max 100000",
+    "io.max": "",
+    "memory.current": str(256 * 2**20),
+    "memory.high": "max",
+    "pids.current": "12",
+    "pids.max": "4915",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
     """A process. ``started`` is its start in clock ticks since boot: pid and start together
-    are an identity that no later process has. ``unit`` is systemd's service, if any."""
+    are an identity that no later process has. ``unit`` is systemd's service, if any;
+    ``stopped`` is one that somebody has stopped, by a signal or to trace it."""
 
     pid: int
     started: int
     name: str
     unit: str = ""
     kernel: bool = False
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupFacts:
+    """A service's own cgroup (v2): its path below the root and its inode, which is another one
+    with each start. ``files`` are those that were asked for and are there: without its
+    controller, a group has none."""
+
+    path: str
+    inode: int
+    files: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +137,27 @@ class UnitFacts:
     frozen: bool = False
     invocation: str = ""
     dependents: tuple[str, ...] = ()
-    cgroup: str = ""
+    cgroup: CgroupFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A command that root allows here, and what undoes it; both are run as ``user``, without a
+    shell, for no longer than ``timeout`` µs."""
+
+    name: str
+    run: tuple[str, ...]
+    undo: tuple[str, ...]
+    user: str
+    timeout: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClockFacts:
+    """Where the wall clock stands: REALTIME − BOOTTIME in µs, in the boot of that id."""
+
+    difference: int
+    boot: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +169,10 @@ class NodeView:
     that exist; ``cgroups`` too, those of its units among them, as path → inode. ``ssh`` are
     connections to the SSH ports, as (own address, other address). ``now`` is CLOCK_BOOTTIME
     in µs.
+    ``block`` is the whole disk that holds the path it asked for, as ``major:minor``; empty
+    when none does. ``flushes`` is how often the page cache, and dentries and inodes, have
+    been dropped since boot; ``hook`` the one that it asked for, if there is such a one;
+    ``boot`` the id of this boot.
     """
 
     name: str
@@ -140,6 +191,11 @@ class NodeView:
     cgroups: Mapping[str, int] = field(default_factory=dict)
     ssh: tuple[tuple[str, str], ...] = ()
     now: int = 0
+    block: str = ""
+    clock: ClockFacts | None = None
+    flushes: tuple[int, int] = (0, 0)
+    hook: Hook | None = None
+    boot: str = ""
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
@@ -155,8 +211,20 @@ class NodeView:
             devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
             routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
             systemd=True,
-            units={name: UnitFacts(name, True, cgroup=path) for name, path in places.items()},
+            units={
+                name: UnitFacts(
+                    name,
+                    active=True,
+                    cgroup=CgroupFacts(path, 1, _EXAMPLE_LIMITS),
+                )
+                for name, path in places.items()
+            },
             processes=(ProcessFacts(4242, 1, "example", "example.service"),),
+            block="8:0",
+            hook=Hook(asks.hook, ("/usr/bin/true",), ("/usr/bin/true",), "nobody", 5_000_000)
+            if asks.hook
+            else None,
+            clock=ClockFacts(1_795_000_000_000_000, "00000000-0000-4000-8000-000000000000"),
             cgroups=dict.fromkeys((*asks.cgroups, *places.values()), 1),
         )
 

@@ -12,9 +12,12 @@ from collections.abc import Iterable, Mapping
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    CgroupLimit,
     Chain,
+    ClockShift,
     Effect,
     FixedSet,
+    Flush,
     GilbertElliott,
     Holder,
     IngressPipe,
@@ -23,6 +26,7 @@ from chaos_core.effects import (
     Pipe,
     PulsedSet,
     Restart,
+    Stop,
     UndoTimer,
     Unit,
 )
@@ -35,7 +39,7 @@ _LARGEST = {"uniform": 8192, "normal": 28858, "pareto": 32767, "paretonormal": 3
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill):
+    if isinstance(effect, Unit | Restart | Kill | Flush | Stop | CgroupLimit | ClockShift):
         return ""
     name = effect.link if isinstance(effect, Pipe | IngressPipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
@@ -75,7 +79,12 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case Pipe(tbf=tbf) if tbf is not None:
                 cut += 1
                 delay = max(delay, tbf.limit / tbf.rate * 1e6)
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
+            case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit():
+                cut += 1
+            case UndoTimer(undo=undo):
+                cut += not all('"effect":"Run"' in text for text in undo)
+            case ClockShift():
+                assert abs(effect.offset) <= 3_600_000_000, "the clock is more than an hour off"
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
                 largest = _LARGEST[netem.distribution] / 8192
@@ -118,16 +127,23 @@ def undo_first(effects: Iterable[Effect]) -> None:
     armed = False
     for effect in effects:
         armed |= isinstance(effect, UndoTimer)
-        if isinstance(effect, Unit):
+        if isinstance(effect, Unit | Stop | CgroupLimit | ClockShift):
             assert armed, f"nobody would undo {effect}"
 
 
 def unharmed(effects: Iterable[Effect]) -> None:
-    """Fail if what operators and we ourselves hang on is touched."""
+    """Fail if what operators and we ourselves hang on is touched.
+
+    But who moves the clock must stop the daemon that would move it back.
+    """
+    effects = tuple(effects)
+    kept = {unit for effect in effects if isinstance(effect, ClockShift) for unit in effect.after}
     for effect in effects:
-        if isinstance(effect, Unit | Restart):
+        if isinstance(effect, Unit) and effect.unit in kept & {"systemd-timesyncd.service"}:
+            continue
+        if isinstance(effect, Unit | Restart | CgroupLimit):
             assert not effect.unit.startswith(("ssh", "systemd-", "chaos-", "dbus", "user@"))
-        if isinstance(effect, Kill):
+        if isinstance(effect, Kill | Stop):
             assert all(pid > 1 for pid, _ in effect.victims)
 
 

@@ -91,7 +91,7 @@ def variants() -> Iterator[tuple[str, dict[str, str]]]:
         }
         for chosen in product(*choices.values()):
             given = {**common, **dict(zip(choices, chosen, strict=True))}
-            if (kind, given.get("direction")) in (("network.latency", w) for w in ("in", "both")):
+            if kind == "network.latency" and given["direction"] != "out":
                 continue  # without a chain: tests/unit/test_faults_netem.py
             with suppress(InvalidInput):  # a protocol that the kind does not know
                 faults.parse(kind, given)
@@ -161,7 +161,7 @@ def test_an_unknown_parameter_is_named_with_the_nearest(kind: str) -> None:
     ("kind", "given", "what"),
     [
         ("network.latencyy", {}, "did you mean 'network.latency'"),
-        ("zzz", {}, "one of: cpu.stress"),
+        ("zzz", {}, "one of: "),
         ("network.latency", {"peers": "10.0.0.2", "delay": "50"}, "delay: '50' has no unit"),
         ("network.latency", {"peers": "10.0.0.2", "delay": 50}, "delay: 50 has no unit"),
         ("network.latency", {"peers": "10.0.0.2"}, "'delay' is required"),

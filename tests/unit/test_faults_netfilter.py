@@ -13,7 +13,7 @@ from chaos_agent.linux import sockets
 from chaos_core import effects, envelope, faults
 from chaos_core.effects import Chain, LeasedSet, PulsedSet, Rule
 from chaos_core.errors import EnvelopeExceeded, InvalidInput, Refused
-from chaos_core.node import Asks, Device, NodeView, Protected, Route, UnitFacts
+from chaos_core.node import Asks, CgroupFacts, Device, NodeView, Protected, Route, UnitFacts
 from chaos_core.units import SECOND
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=200)
@@ -159,7 +159,7 @@ def test_a_process_that_is_not_there_or_protected_is_refused(
     groups = [f"/system.slice/{name}.service" for name in ("ssh", "db", "chaos-agent")]
     groups.append("/user.slice/user-0.slice/user@0.service/a")
     units = {
-        f"{name}.service": UnitFacts(f"{name}.service", True, cgroup=group)
+        f"{name}.service": UnitFacts(f"{name}.service", True, cgroup=CgroupFacts(group, 1, {}))
         for name, group in zip(("ssh", "db"), groups, strict=False)
     }
     node = replace(

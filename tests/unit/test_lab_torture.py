@@ -56,10 +56,10 @@ def test_a_seed_draws_the_same_cases_again_and_another_draws_others() -> None:
 
 def test_a_sample_has_each_hit_once_and_a_campaign_each_kind_step_and_hit_alike() -> None:
     assert {case.hit for case in cases(len(HITS))} == set(HITS)
-    drawn = cases(10 * len(HITS))
+    drawn = cases(20 * len(HITS))
     assert {drawn.count(case) for case in drawn} == {1}
     for hit in HITS:
-        assert sum(case.hit == hit for case in drawn) == 10
+        assert sum(case.hit == hit for case in drawn) == 20
     for kind in KINDS:
         assert {case.step for case in drawn if case.kind == kind} == {*STEPS, None}
 

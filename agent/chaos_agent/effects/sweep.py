@@ -47,6 +47,7 @@ def find(host: Host) -> list[Found]:
         *_processes(),
         *_cgroups(host),
         *_timers(host),
+        *_hooks(host),
     ]
 
 
@@ -150,3 +151,12 @@ def _timers(host: Host) -> list[Found]:
     if names and host.systemd.going_down():  # none of them will see the next boot
         return []
     return [Found(f"timer {name}", removal(name)) for name in names]
+
+
+def _hooks(host: Host) -> list[Found]:
+    """Whose undo is run by their end. One that failed there is left for people to look at."""
+
+    def removal(name: str) -> Callable[[], None]:
+        return lambda: host.systemd.end(name)
+
+    return [Found(f"hook {name}", removal(name)) for name in host.systemd.jobs()]

@@ -8,23 +8,24 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from chaos_core.node import ProcessFacts, ProcessQuery
 
+Identities = Iterable[tuple[int, ...]]
 _PROC = Path("/proc")
 _LONGEST = 4_096  # bytes of a command line that are looked at
 _SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
 
 
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
-    """Every process that all of the query holds for, but this one and its children."""
+    """Every process that all of the query holds for, but this one."""
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
     for name in names:
-        if not name.isdigit():
+        if not name.isdigit() or int(name) == os.getpid():
             continue
         with suppress(OSError):  # it ended meanwhile
             found = _facts(int(name))
@@ -44,6 +45,19 @@ def started(pid: int) -> int | None:
     except OSError:
         return None
     return None if state in "ZX" else int(fields[18])
+
+
+def is_stopped(pid: int, start: int) -> bool:
+    """Whether that very process is stopped by a signal, and not just to be traced."""
+    with suppress(OSError):
+        fields = _stat(pid)
+        return fields[0] == "T" and int(fields[19]) == start
+    return False
+
+
+def stopped(identities: Identities) -> list[tuple[int, ...]]:
+    """Those of the processes, as (pid, start), that are."""
+    return [(pid, start) for pid, start in identities if is_stopped(pid, start)]
 
 
 def send(pid: int, start: int, name: str) -> bool:
@@ -76,6 +90,7 @@ def _facts(pid: int) -> ProcessFacts:
         name=text[text.index("(") + 1 : text.rindex(")")],
         unit=unit[1] if unit else "",
         kernel=pid == 2 or fields[1] == "2",
+        stopped=fields[0] in "Tt",
     )
 
 

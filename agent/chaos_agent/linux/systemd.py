@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ TRANSIENT = Path("/run/systemd/transient")
 _PATIENCE_S = 1.0
 _MOST_CPU, _LAST_TO_GO = 10_000, -900
 _TRIES = 30
+HOOK = "-hook"
+_LOG_LINES = 100
 _NAME = "org.freedesktop.systemd1"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 # To stop a unit stops those too, systemd.unit(5).
@@ -39,6 +42,29 @@ class UnitState:
     freezer: str
     invocation: str
     stopped_with: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A hook's service: its ActiveState (empty: there is none), its Result, and whether the
+    undo was run and failed."""
+
+    active: str = ""
+    result: str = ""
+    undo_failed: bool = False
+
+    @property
+    def there(self) -> bool:
+        return self.active not in ("", "inactive")
+
+
+def _literally(argv: Sequence[str]) -> tuple[str, Any]:
+    """A command of which systemd leaves every word as it is, also ``$HOME``."""
+    return "a(sasas)", [(argv[0], list(argv), ["no-env-expand"])]
+
+
+def _ours() -> set[str]:
+    return {path.stem for path in TRANSIENT.glob("*") if is_ours(path.stem)}
 
 
 class Systemd:
@@ -129,7 +155,7 @@ class Systemd:
             ("RestartUSec", ("t", 1_000_000)),
             ("StartLimitIntervalUSec", ("t", _TRIES * 10_000_000)),
             ("StartLimitBurst", ("u", _TRIES)),
-            ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
+            ("ExecStartEx", _literally(argv)),
         ]
         timer = [
             ("Description", ("s", "Chaos agent: the end of a lease")),
@@ -147,7 +173,7 @@ class Systemd:
 
     def armed(self) -> list[str]:
         """Names of our timers, waiting or at work. Asks the file system only."""
-        return sorted({path.stem for path in TRANSIENT.glob("*") if is_ours(path.stem)})
+        return sorted(name for name in _ours() if not name.endswith(HOOK))
 
     def is_waiting(self, name: str) -> bool:
         """Whether that timer is going to run out."""
@@ -170,6 +196,58 @@ class Systemd:
                     if (TRANSIENT / unit).exists():
                         raise
         self._wait(lambda: name not in self.armed(), f"{name}.timer does not go away")
+
+    # ── hooks ─────────────────────────────────────────────────────────────────────────────
+
+    def run(
+        self, name: str, argv: Sequence[str], undo: Sequence[str], *, user: str, timeout_us: int
+    ) -> None:
+        """Begin to run ``argv`` as a service that stays until it is stopped; then ``undo``."""
+        service: list[tuple[str, tuple[str, Any]]] = [
+            ("Description", ("s", "Chaos agent: a hook of this node")),
+            ("Type", ("s", "oneshot")),
+            ("RemainAfterExit", ("b", True)),
+            ("User", ("s", user)),
+            ("TimeoutStartUSec", ("t", timeout_us)),
+            ("TimeoutStopUSec", ("t", timeout_us)),
+            ("LogRateLimitIntervalUSec", ("t", 30_000_000)),
+            ("LogRateLimitBurst", ("u", _LOG_LINES)),
+            ("ExecStartEx", _literally(argv)),
+        ]
+        if undo:
+            service.append(("ExecStopPostEx", _literally(undo)))
+        self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", f"{name}.service", "fail", service, [])
+
+    def jobs(self) -> list[str]:
+        """Names of hooks that are there, at work or done. Asks the file system only."""
+        return sorted(name for name in _ours() if name.endswith(HOOK))
+
+    def job(self, name: str) -> Job:
+        """How a hook is."""
+        if name not in self.jobs():
+            return Job()
+        path = self._call("LoadUnit", "s", f"{name}.service")[0]
+        active = self._properties(path, "Unit")["ActiveState"]
+        said = self._properties(path, "Service")
+        # (path, argv, ignored, four times, pid, code, status), org.freedesktop.systemd1(5)
+        undo = [command[9] for command in said["ExecStopPost"] if command[8]]
+        return Job(active=active, result=said["Result"], undo_failed=any(undo))
+
+    def settled(self, name: str) -> Job:
+        """How a hook is once it has ended, or after a second."""
+        with suppress(Unsupported):
+            self._wait(lambda: self.job(name).active != "activating", name)
+        return self.job(name)
+
+    def end(self, name: str) -> None:
+        """Stop a hook, which runs its undo. It goes away, unless the undo fails or takes long."""
+        if self.job(name).there:
+            self.stop(f"{name}.service")
+        with suppress(Unsupported):
+            self._wait(lambda: self.job(name).active in ("", "failed"), name)
+            if self.job(name).active == "failed" and not self.job(name).undo_failed:
+                self._call("ResetFailedUnit", "s", f"{name}.service")
+            self._wait(lambda: name not in self.jobs(), name)
 
     # ── the bus ───────────────────────────────────────────────────────────────────────────
 

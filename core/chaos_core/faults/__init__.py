@@ -23,6 +23,7 @@ from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput
 from chaos_core.faults import _plugins
 from chaos_core.node import NOTHING, Asks, NodeView
+from chaos_core.units import Duration
 
 _SHOWN = 8  # problems of one set of parameters
 _SHOWN_NAMES = 40
@@ -53,6 +54,13 @@ class Fault(BaseModel, ABC):
     def asks(self) -> Asks:
         """What ``compile`` must know of the node beside what every fault gets."""
         return NOTHING
+
+    def again(self) -> Duration | None:
+        """How often it is done anew until its end, on what there is by then; None for once.
+
+        Only what is over at once may be: nobody would undo the rounds.
+        """
+        return None
 
     @abstractmethod
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:

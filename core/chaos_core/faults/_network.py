@@ -432,7 +432,7 @@ class NetworkFault(Fault, ABC):
                     where=self.kind,
                     hint="`systemctl list-units --type=service` on the node lists them",
                 )
-            path = facts.cgroup
+            path = facts.cgroup.path
         if path and path not in node.cgroups:
             raise InvalidInput(
                 f"{'unit' if self.unit else 'cgroup'}: there is no cgroup {path} on {node.name}",

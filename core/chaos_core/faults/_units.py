@@ -42,6 +42,29 @@ def protected(node: NodeView, unit: str) -> str:
     return next((pattern for pattern in patterns if fnmatchcase(unit, pattern)), "")
 
 
+def target(node: NodeView, unit: str, kind: str) -> UnitFacts:
+    """A service on ``node``, for a fault of that kind.
+
+    Raises InvalidInput or Refused when it may not be touched.
+    """
+    facts = node.units.get(unit)
+    if facts is None:
+        raise InvalidInput(
+            f"unit: there is no {unit} on {node.name}",
+            where=kind,
+            hint="`systemctl list-units --type=service` on the node lists them",
+        )
+    pattern = protected(node, facts.id) or protected(node, unit)
+    if pattern:
+        raise Refused(f"unit: {facts.id} is protected (as {pattern})", where=kind)
+    if not facts.active or facts.frozen:
+        state = "frozen already" if facts.frozen else "not running"
+        raise Refused(
+            f"unit: {facts.id} is {state} on {node.name}", where=kind, hint="start it first"
+        )
+    return facts
+
+
 class UnitFault(Fault, ABC):
     """A fault of one service. It must run, be nobody's that matters to us, and not be frozen."""
 
@@ -55,24 +78,7 @@ class UnitFault(Fault, ABC):
 
     def target(self, node: NodeView) -> UnitFacts:
         """The service on ``node``. Raises InvalidInput or Refused when it may not be touched."""
-        facts = node.units.get(self.unit)
-        if facts is None:
-            raise InvalidInput(
-                f"unit: there is no {self.unit} on {node.name}",
-                where=self.kind,
-                hint="`systemctl list-units --type=service` on the node lists them",
-            )
-        pattern = protected(node, facts.id) or protected(node, self.unit)
-        if pattern:
-            raise Refused(f"unit: {facts.id} is protected (as {pattern})", where=self.kind)
-        if not facts.active or facts.frozen:
-            state = "frozen already" if facts.frozen else "not running"
-            raise Refused(
-                f"unit: {facts.id} is {state} on {node.name}",
-                where=self.kind,
-                hint="start it first",
-            )
-        return facts
+        return target(node, self.unit, self.kind)
 
     def alone(self, node: NodeView) -> UnitFacts:
         """The same for a fault that ends its processes. Raises Refused if others go with it.

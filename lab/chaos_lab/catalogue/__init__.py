@@ -16,7 +16,7 @@ from typing import Any
 
 from chaos_core.errors import ChaosError
 from chaos_lab import provision
-from chaos_lab.catalogue import filtering, network, resources, services, shaping
+from chaos_lab.catalogue import filtering, limits, network, resources, services, shaping
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
@@ -27,6 +27,7 @@ MEASURES: tuple[Measure, ...] = (
     *shaping.MEASURES,
     *resources.MEASURES,
     *services.MEASURES,
+    *limits.MEASURES,
 )
 
 _BOUND_S = 5.0  # P3: an abort's; the others are bounded by the lease, which is shorter

@@ -82,6 +82,7 @@ class Anew(Service):
 
 MEASURES = (
     Measure("process.pause", "unit=app", "no answer", Down),
+    Measure("process.pause", "unit=app cmdline=http.server", "no answer", Down),
     Measure("unit.stop", "unit=app", "no answer", Down),
     Measure("unit.restart", "unit=app", "another main process", Anew, lasts=False),
     Measure("process.kill", "unit=app", "another main process", Anew, lasts=False),

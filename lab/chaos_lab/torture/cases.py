@@ -27,7 +27,7 @@ class Kind:
     """A kind of fault as it is played: strong enough to be told from any noise.
 
     ``where`` it is looked for: in pings to the node, in its holder processes, which can
-    be hit as well, or in the state of the service ``VICTIM``.
+    be hit as well, or in the state of the service ``VICTIM`` and of the node's clock.
     """
 
     name: str
@@ -44,6 +44,8 @@ KINDS = (
     Kind("memory.stress", ("percent=25%",), "holder"),
     Kind("process.pause", (f"unit={VICTIM}",), "victim"),
     Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
+    Kind("cpu.throttle", (f"unit={VICTIM}", "percent=5%"), "victim"),
+    Kind("clock.skew", ("offset=+10m",), "victim"),
 )
 
 

@@ -229,7 +229,7 @@ class Node:
             if set(alive.values()) & set("Tt"):
                 return f"the {role} is stopped"
         if not look.well:
-            return f"{VICTIM} does not run"
+            return f"{VICTIM} does not run as it should, or the clock is wrong"
         try:
             node = self.roll.node(self.name)
         except LabError as error:

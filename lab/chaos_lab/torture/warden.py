@@ -10,7 +10,7 @@ Speaks JSON lines with the host. Orders come on stdin:
 
 Every line said carries ``t``, this VM's CLOCK_BOOTTIME in seconds. Ten times a second
 it says which processes of ours there are, how much memory is free, and whether the
-victim, a service that faults may hurt, is well.
+victim, a service that faults may hurt, is well, and the clock where it was.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from chaos_lab.torture.tracer import SOCKET
 
 JOURNAL = Path("/var/lib/chaos-agent/journal")
 _EVERY_S = 0.1
+_CLOCK_S = 1.0  # how far the clock may be from where it was
 # How the command lines of ours end (keeper, link) or what is in them (holder).
 _RESIDENT = {b"run": "keeper", b"link": "link"}
 _HOLDER = b"/chaos_agent/holder.py"
@@ -101,12 +102,19 @@ def available() -> int:
 
 
 def victim_is_well() -> bool:
-    """Whether the victim's processes run, by its cgroup."""
-    events = Path(f"/sys/fs/cgroup/system.slice/{VICTIM}/cgroup.events")
+    """Whether the victim's processes run, and as fast as they like, by its cgroup."""
+    group = Path(f"/sys/fs/cgroup/system.slice/{VICTIM}")
     try:
-        return {"populated 1", "frozen 0"} <= set(events.read_text().splitlines())
+        events = (group / "cgroup.events").read_text().splitlines()
+        running = {"populated 1", "frozen 0"} <= set(events)
+        return running and (group / "cpu.max").read_text().startswith("max")
     except OSError:
         return False  # no cgroup, no process
+
+
+def clock() -> float:
+    """Where the wall clock stands against the one that nobody can set, in s."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def say(**what: Any) -> None:
@@ -132,11 +140,13 @@ class Warden:
         """Serve for as long as the host listens."""
         say(ready=True)
         look_at = time.monotonic()
+        right = clock()
         while True:
             for key, _ in self._selector.select(max(0, look_at - time.monotonic())):
                 key.data()
             if time.monotonic() >= look_at:
-                say(look=ours(), available=available(), well=victim_is_well())
+                well = victim_is_well() and abs(clock() - right) < _CLOCK_S
+                say(look=ours(), available=available(), well=well)
                 look_at = time.monotonic() + _EVERY_S
 
     def _host(self) -> None:

@@ -1,0 +1,61 @@
+"""Commands of the operator's own, by the name that root has given them on the node."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator
+
+from chaos_core.effects import LINK_PREFIX, Effect, Run
+from chaos_core.envelope import Draw
+from chaos_core.errors import Refused
+from chaos_core.faults import Fault
+from chaos_core.faults._timed import timed
+from chaos_core.node import Asks, NodeView
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+
+
+def _name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"{value!r} is not a hook's name, like gc or drain-queue")
+    return value
+
+
+HookName = Annotated[str, AfterValidator(_name)]
+
+
+class HookFault(Fault, ABC):
+    """A fault that is a hook of the node; see ``hook_run.py`` for what it promises."""
+
+    needs: ClassVar[tuple[str, ...]] = ("systemd", "hook")
+    lease_holder = "nobody has to if it has no undo; else a systemd timer that runs it"
+    risky = True
+    hook: str
+
+    def draw(self) -> Draw:
+        return Draw("hook")
+
+    def asks(self) -> Asks:
+        return Asks(hook=self.hook)
+
+    def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
+        hook = node.hook
+        if hook is None:
+            raise Refused(
+                f"hook: {self.hook} is not on the list of {node.name}",
+                where=self.kind,
+                hint=f"root adds [hooks.{self.hook}] to /etc/chaos/agent.toml there",
+            )
+        run = Run(
+            name=f"{LINK_PREFIX}{fault_id}-hook",
+            hook=hook.name,
+            argv=hook.run,
+            undo=hook.undo,
+            user=hook.user,
+            timeout=hook.timeout,
+            boot=node.boot,
+        )
+        return timed(node, fault_id, run) if hook.undo else (run,)
