@@ -44,7 +44,8 @@ class PulsedSetOps:
         now = now_us()
         entries_in, since, _ = effect.span(now)
         wanted = effect.entries if entries_in else ()
-        return leased_set.differs(host, effect, wanted, settling=now < since + _LATE)
+        settling = effect.since < since and now < since + _LATE  # the first span was applied
+        return leased_set.differs(host, effect, wanted, settling=settling)
 
     def renew(self, host: Host, effect: PulsedSet, expires_at_us: int) -> None:
         """Move the entries' timeouts if they are in. What has lapsed is not put in again."""
