@@ -131,7 +131,7 @@ def check(example: tuple[str, str, str, int, int]) -> None:
     view, ceilings = _SOME[place], envelope.PROFILES[profile]
     try:
         fault = parse(kind, read_params(text, kind))
-        envelope.check(ceilings, fault.draw(), Duration(duration))
+        envelope.check(ceilings, fault.draw().on(view.memory_total), Duration(duration))
         asked = NodeView.example(fault.asks())
         view = replace(view, units=asked.units, processes=asked.processes, systemd=place != 1)
         compiled = fault.compile(view, "0a1b2c3d")

@@ -64,6 +64,9 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
+            case Holder(work="fill" | "io" | "files"):
+                cut += 1
+                memory += effect.memory_max / view.memory_total * 1e6 * (effect.work == "files")
             case Holder():
                 memory += effect.memory / view.memory_total * 1e6
                 slack = effect.memory // 50 + (8 << 20)

@@ -106,4 +106,4 @@ def supervisor(ceilings: Envelope, state: Path) -> Iterator[tuple[Supervisor, Ke
         Host() as host,
     ):
         engine = Engine(host, journal, _view, kernel.clock)
-        yield Supervisor(config, engine, Quiet()), kernel
+        yield Supervisor(config, engine, Quiet(), VIEW.memory_total), kernel
