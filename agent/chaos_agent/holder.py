@@ -40,7 +40,9 @@ _SIGEV_SIGNAL = 0
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 16 * 2**20  # bytes; some 10 ms of filling between two looks at stdin
 _STEP_S = 0.1  # between two steps of a ramp, and two tries where there is no room
-_LEAST_QUOTA_US = 1_000  # the kernel's own limit
+# Where a ramp begins. With less, a burner that overruns its quota by a tick of the kernel's
+# (up to 10 ms) would throttle the thread that minds the ramp and the lease for a second.
+FIRST_QUOTA_US = 10_000
 _FEW = 1_000  # descriptors between two looks at stdin
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -133,7 +135,7 @@ def burn(lease: Lease, cgroups: list[str], *given: str) -> None:
     """Keep so many threads busy, in a C function, for which Python lets go of its lock.
 
     A Bessel function of the highest order touches no memory and takes seconds. With a
-    ramp, the quota is raised from the kernel's least to what was asked for.
+    ramp, the quota is raised from ``FIRST_QUOTA_US`` to what was asked for.
     """
     workers, ramp_us, quota, period = map(int, given)
     bessel = ctypes.CDLL("libm.so.6").jn
@@ -148,7 +150,7 @@ def burn(lease: Lease, cgroups: list[str], *given: str) -> None:
         _thread.start_new_thread(work, ())
     if ramp_us:
         for part in ramp(lease, ramp_us):
-            now = max(_LEAST_QUOTA_US, int(part * quota))
+            now = max(min(FIRST_QUOTA_US, quota), int(part * quota))
             for cgroup in cgroups:
                 if os.path.exists(f"{cgroup}/cpu.max"):  # noqa: PTH110
                     write(f"{cgroup}/cpu.max", f"{now} {period}")
@@ -229,6 +231,7 @@ def io(_lease: Lease, _cgroups: list[str], directory: str, device: str, *given: 
         block *= 2
     part = max(size // workers // block, 1) * block
     file = nameless(directory, device, os.O_DIRECT)
+    os.posix_fallocate(file, 0, part * workers)
 
     def work(number: int) -> None:
         buffer = mmap.mmap(-1, block)  # aligned, as O_DIRECT wants it

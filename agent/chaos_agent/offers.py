@@ -12,7 +12,7 @@ from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine
 from chaos_agent.journal import boot_id
-from chaos_agent.linux import processes
+from chaos_agent.linux import directories, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
@@ -43,6 +43,8 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         backend=host.backend,
         units=units,
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
+        directory=directories.find(asks.directory, config.state) if asks.directory else None,
+        files=processes.file_limits(),
     )
 
 

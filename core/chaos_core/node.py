@@ -18,6 +18,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_MARK_MASK = 0x0F000000
 
+# Local file systems that know files without a name (O_TMPFILE), and whose free blocks are
+# what they say. Not tmpfs, which is memory; not zfs, which frees late; no network.
+DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs")
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -61,11 +65,12 @@ class Protected:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a fault must know of a node beside what every fault gets: services by name, and
-    processes by what they are (an empty field does not select)."""
+    """What a fault must know of a node beside what every fault gets: services by name,
+    processes by what they are (an empty field does not select), a directory by its path."""
 
     units: tuple[str, ...] = ()
     processes: ProcessQuery | None = None
+    directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +114,42 @@ class UnitFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryFacts:
+    """A path, and the file system behind it. Sizes are in bytes.
+
+    ``real`` is the path, or where the first link in it leads. ``device`` is ``st_dev``,
+    ``type`` as in /proc/self/mounts. ``free`` counts what only root can use as well.
+    ``system`` names what of the machine's own, or ours, is on the same file system.
+    ``writable`` is for the agent.
+    """
+
+    real: str
+    directory: bool = True
+    writable: bool = True
+    type: str = "ext4"
+    mount: str = "/"
+    device: int = 0
+    total: int = 0
+    free: int = 0
+    system: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """Open files: ``fs.file-max``, how many there are, and how many a process of ours may have."""
+
+    most: int = 2**20
+    taken: int = 0
+    ours: int = 2**19
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits,
     ``backend`` the firewall that is in use there.
 
-    ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
-    that exist.
+    ``units``, ``processes`` and ``directory`` are those that the fault asked for
+    (``Fault.asks``) and that exist.
     """
 
     name: str
@@ -130,12 +165,15 @@ class NodeView:
     backend: Backend = "xtables"
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
+    directory: DirectoryFacts | None = None
+    files: FileLimits = FileLimits()
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
         """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB.
 
-        It has systemd, and what is asked for is there: the units, and one process.
+        It has systemd, and what is asked for is there: the units, one process, and the
+        directory on a disk of 100 GiB that is 60 % full.
         """
         return cls(
             name="example",
@@ -146,6 +184,7 @@ class NodeView:
             systemd=True,
             units={name: UnitFacts(name, active=True) for name in asks.units},
             processes=(ProcessFacts(4242, 1, "example", "example.service"),),
+            directory=DirectoryFacts(asks.directory, total=100 * 2**30, free=40 * 2**30),
         )
 
     def device(self, name: str) -> Device | None:

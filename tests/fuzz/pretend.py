@@ -90,7 +90,13 @@ class Quiet(Log):
 def _view(fault: Fault) -> NodeView:
     """What a fault asks for is there."""
     asked = NodeView.example(fault.asks())
-    return replace(VIEW, systemd=True, units=asked.units, processes=asked.processes)
+    return replace(
+        VIEW,
+        systemd=True,
+        units=asked.units,
+        processes=asked.processes,
+        directory=asked.directory,
+    )
 
 
 @contextmanager

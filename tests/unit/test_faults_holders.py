@@ -15,9 +15,9 @@ from tests.fuzz.pretend import VIEW, supervisor
 from chaos_core import effects, envelope, faults
 from chaos_core.effects import Holder
 from chaos_core.envelope import PROFILES, Draw
-from chaos_core.errors import InvalidInput
+from chaos_core.errors import ChaosError, EnvelopeExceeded, InvalidInput, Refused
 from chaos_core.messages import Apply
-from chaos_core.node import NodeView
+from chaos_core.node import Asks, DirectoryFacts, FileLimits, NodeView
 from chaos_core.units import SECOND, ByteSize, Percent
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -47,6 +47,19 @@ def compiled(kind: str, node: NodeView = NODE, **given: Any) -> Holder:
         ("memory.leak", {"percent": "5%"}, "'rate' is required"),
         ("memory.leak", {"rate": "10MiB"}, "'percent' is required"),
         ("memory.leak", {"rate": "1kB", "percent": "5%"}, "rate: must be at least 64KiB"),
+        ("disk.fill", {"percent": "5%"}, "'path' is required"),
+        ("disk.fill", {"path": "/srv"}, "percent: must be above 0%, or give size"),
+        ("disk.fill", {"path": "/srv", "percent": "5%", "size": "1GiB"}, "or give size instead"),
+        ("disk.fill", {"path": "/srv", "percent": "101%"}, "percent: must be at most 100%"),
+        ("disk.fill", {"path": "srv", "percent": "5%"}, "path: 'srv' is not an absolute path"),
+        ("disk.fill", {"path": "/a/../b", "percent": "5%"}, "path: '/a/../b' is not an absolute"),
+        ("disk.fill", {"path": "/a\0b", "percent": "5%"}, "is not an absolute path"),
+        ("io.stress", {"path": "/srv", "rate": "1kB"}, "rate: must be 64KiB to 1GiB"),
+        ("io.stress", {"path": "/srv", "rate": "2GiB"}, "rate: must be 64KiB to 1GiB"),
+        ("io.stress", {"path": "/srv", "rate": "2MiB", "mode": "rw"}, "mode"),
+        ("io.stress", {"path": "/srv", "rate": "2MiB", "workers": "33"}, "workers"),
+        ("fd.exhaust", {}, "'count' is required"),
+        ("fd.exhaust", {"count": "0"}, "count"),
     ],
 )
 def test_bad_input_names_the_field(kind: str, given: dict[str, Any], what: str) -> None:
@@ -67,7 +80,7 @@ def test_cores_say_how_many_are_busy_and_never_raise_the_share() -> None:
 
 @pytest.mark.parametrize("cores", [1, 5])
 def test_cores_that_cannot_be_are_refused(cores: int) -> None:
-    with pytest.raises(InvalidInput, match="cores: .* keeps 2 to 4"):
+    with pytest.raises(InvalidInput, match=r"cores: .* keeps 2 to 4"):
         compiled("cpu.stress", percent="30%", cores=cores)
 
 
@@ -155,3 +168,125 @@ def test_production_takes_what_has_a_ceiling_and_refuses_the_rest() -> None:
             kind, dict(word.split("=") for word in faults.lookup(kind).example.split())
         )
         envelope.check(PROFILES["production"], fault.draw().on(8 * GIB), SECOND)
+
+
+# ── disks ─────────────────────────────────────────────────────────────────────────────────
+
+SRV = DirectoryFacts("/srv", mount="/srv", device=2049, total=100 * GIB, free=40 * GIB)
+DISK = {"disk.fill": {"percent": "90%"}, "io.stress": {"rate": "20MiB"}}
+
+
+def on(facts: DirectoryFacts | None = SRV, profile: str = "lab") -> NodeView:
+    return replace(NODE, directory=facts, profile=profile)
+
+
+@pytest.mark.parametrize("kind", DISK)
+def test_a_directory_is_asked_for_and_destructive(kind: str) -> None:
+    fault = faults.parse(kind, {"path": "/srv/", **DISK[kind]})
+    assert fault.asks() == Asks(directory="/srv")
+    assert fault.risky
+    with pytest.raises(EnvelopeExceeded, match="refused in profile production"):
+        envelope.check(PROFILES["production"], fault.draw(), SECOND)
+
+
+@pytest.mark.parametrize("kind", DISK)
+@pytest.mark.parametrize(
+    ("facts", "error", "what"),
+    [
+        (None, InvalidInput, "path: there is no /srv on example"),
+        (replace(SRV, real="/data"), InvalidInput, "path: /srv is a link, or behind one, to /data"),
+        (replace(SRV, directory=False), InvalidInput, "path: /srv is not a directory"),
+        (replace(SRV, type="nfs4"), Refused, "path: /srv is on nfs4"),
+        (replace(SRV, type="tmpfs"), Refused, "path: /srv is on tmpfs"),
+        (replace(SRV, type="proc"), Refused, "path: /srv is on proc"),
+        (replace(SRV, system=("the root",)), Refused, "on the file system of the root"),
+        (replace(SRV, system=("the agent's own state",)), Refused, "of the agent's own state"),
+        (replace(SRV, writable=False), Refused, "path: the agent may not write in /srv"),
+        (replace(SRV, free=5 * GIB), Refused, "path: at most 0B of /srv can be taken now; 5GiB"),
+        (replace(SRV, total=GIB, free=2**28), Refused, "256MiB always stay free"),
+    ],
+)
+def test_what_must_not_be_written_on_is_refused(
+    kind: str, facts: DirectoryFacts | None, error: type[ChaosError], what: str
+) -> None:
+    wanted = {"size": "1MiB"} if kind == "disk.fill" else DISK[kind]
+    with pytest.raises(error) as caught:
+        compiled(kind, on(facts), path="/srv", **wanted)
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", DISK)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_root_takes_a_word_more_and_no_production(kind: str, profile: str) -> None:
+    node = on(replace(SRV, system=("the root",)), profile)
+    given = {"path": "/srv", **DISK[kind], "system": "true"}
+    if profile == "production":
+        with pytest.raises(Refused, match="of the root"):
+            compiled(kind, node, **given)
+    else:
+        assert compiled(kind, node, **given).directory == "/srv"
+
+
+def test_a_disk_is_as_full_as_asked_and_its_reserve_is_told_to_the_holder() -> None:
+    holder = compiled("disk.fill", on(), path="/srv", percent="90%")
+    assert holder.size == 30 * GIB
+    assert holder.reserve == 5 * GIB
+    assert (holder.directory, holder.device) == ("/srv", 2049)
+    assert compiled("disk.fill", on(), path="/srv", size="10GiB").size == 10 * GIB
+    with pytest.raises(Refused, match="at most 35GiB of /srv"):
+        compiled("disk.fill", on(), path="/srv", percent="96%")
+    with pytest.raises(InvalidInput, match="percent: /srv is 60 % full already"):
+        compiled("disk.fill", on(), path="/srv", percent="60%")
+    with pytest.raises(InvalidInput, match="size: less than a block"):
+        compiled("disk.fill", on(), path="/srv", size="1kB")
+
+
+@given(total=st.integers(0, 2**50), used=st.integers(0, 10**6), percent=st.integers(1, 10**6))
+@quick
+def test_the_reserve_is_never_touched(total: int, used: int, percent: int) -> None:
+    facts = replace(SRV, total=total, free=total - total * used // 10**6)
+    try:
+        holder = compiled("disk.fill", on(facts), path="/srv", percent=Percent(percent))
+    except (InvalidInput, Refused):
+        return
+    left = facts.free - holder.size
+    assert left >= max(total / 20 - 1, 256 * 2**20)
+    assert holder.size > 0
+    assert abs(total - left - total * percent // 10**6) <= 4096
+
+
+def test_io_is_what_was_asked_on_a_bounded_file() -> None:
+    holder = compiled("io.stress", on(), path="/srv", rate="20MiB", mode="write", workers=4)
+    assert (holder.rate, holder.mode, holder.workers) == (20 * 2**20, "write", 4)
+    assert holder.size == 20 * 2**20
+    assert compiled("io.stress", on(), path="/srv", rate="1GiB").size == 64 * 2**20
+    small = compiled("io.stress", on(), path="/srv", rate="64KiB", workers=32)
+    assert small.size == 32 * 2**20
+
+
+# ── descriptors ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        (FileLimits(most=100_000, taken=1_000, ours=2**19), 94_000),
+        (FileLimits(most=10_000, taken=1_000, ours=2**19), 7_976),
+        (FileLimits(most=2**63 - 1, taken=1_000, ours=20_000), 19_936),
+        (FileLimits(most=1_000, taken=900, ours=20_000), 0),
+    ],
+)
+def test_files_are_left_for_the_agent_and_everybody(limits: FileLimits, most: int) -> None:
+    node = replace(NODE, files=limits)
+    if most:
+        holder = compiled("fd.exhaust", node, count=most)
+        assert holder.count == most
+        assert holder.reserve >= 1_024
+    with pytest.raises(Refused, match=f"count: at most {most} files"):
+        compiled("fd.exhaust", node, count=most + 1)
+
+
+def test_what_files_weigh_is_counted() -> None:
+    draw = faults.parse("fd.exhaust", {"count": 2**20}).draw()
+    assert draw.on(GIB).memory == 500_000
+    assert draw.fault_class == "destructive"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from chaos_agent.holder import FIRST_QUOTA_US
 from chaos_agent.linux import children
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.cgroups import Caps
@@ -18,8 +19,7 @@ from chaos_core.envelope import MAX_DURATION
 from chaos_core.errors import NotInForce, Unsupported
 
 _MIB = 2**20
-_LEAST_QUOTA_US = 1_000  # where a ramp begins: the kernel's own limit
-_LAG_US = 2_000_000  # how far behind its schedule a holder may be; a fifth of a long ramp
+_LAG_US = 3_000_000  # how far behind its schedule a holder may be; a fifth of a long ramp
 _LEAST_OF_RATE = 0.5  # a device that gives less of the rate is too slow for it
 
 
@@ -134,8 +134,10 @@ def _raises_quota(effect: Holder) -> bool:
 
 
 def _caps(effect: Holder) -> Caps:
-    quota = _LEAST_QUOTA_US if _raises_quota(effect) else effect.cpu_quota
-    return Caps(quota, effect.cpu_period, effect.memory_max)
+    first = min(FIRST_QUOTA_US, effect.cpu_quota)
+    return Caps(
+        first if _raises_quota(effect) else effect.cpu_quota, effect.cpu_period, effect.memory_max
+    )
 
 
 def _words(effect: Holder) -> tuple[str | int, ...]:

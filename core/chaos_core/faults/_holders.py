@@ -8,6 +8,9 @@ from chaos_core.node import NodeView
 
 LEASE_HOLDER = "a SIGKILL timer of the holder's own, in the kernel; and its parent's death"
 
+# Enough for a holder that takes something else than memory: interpreter, buffers, dirty pages.
+SMALL_BYTES = 64 * 2**20
+
 # What the kernel charges to the cgroup beside the pages asked for: page tables, stacks, slab.
 _SLACK_BYTES = 4 * 2**20
 _SLACK_SHARE = 100  # one hundredth

@@ -32,7 +32,9 @@ class CpuStress(Fault):
     cores: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0, description="how many cores are busy at once; 0 is as few as the share takes"
     )
-    ramp: Ramp = Field(default=Duration(0), description="get there evenly over this time")
+    ramp: Ramp = Field(
+        default=Duration(0), description="get there evenly over this time, from a tenth of a CPU on"
+    )
 
     def draw(self) -> Draw:
         return Draw("cpu", cpu=self.percent)
