@@ -57,6 +57,7 @@ _TOOLS = {
     "iptables-legacy-save": "iptables",
     "ipset": "ipset",
     "nft": "nftables",
+    "mkfs.ext4": "e2fsprogs",
     "linux.uml": "user-mode-linux",
 }
 

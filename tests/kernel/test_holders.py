@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -273,6 +273,40 @@ def test_the_system_is_left_its_reserve_of_files(host: Host, wait_for: Wait) -> 
         gone(host, FILES)
     finally:
         limit.write_text(before)
+
+
+# ── as faults ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("cpu.stress", {"percent": "10%"}),
+        ("cpu.stress", {"percent": "10%", "cores": 1, "ramp": "1s"}),
+        ("memory.stress", {"size": "40MiB"}),
+        ("memory.leak", {"rate": "20MiB", "percent": "5%"}),
+        ("disk.fill", {"path": "DISK", "percent": "25%"}),
+        ("io.stress", {"path": "DISK", "rate": "4MiB", "workers": 2}),
+        ("fd.exhaust", {"count": 2_000}),
+    ],
+)
+def test_it_comes_into_force_and_leaves_nothing(
+    net: object,  # noqa: ARG001 - a namespace of its own, for the snapshots
+    new_node: Callable[..., Any],
+    disk: Path,
+    kind: str,
+    params: dict[str, Any],
+) -> None:
+    node, before = new_node(), free(disk)
+    if "path" in params:
+        params = {**params, "path": str(disk)}
+    fault = node.apply(kind, **params)
+    assert node.status(fault).state != "refused", node.status(fault).detail
+    node.await_in_force(fault)
+    node.supervisor.end_all("stopped", now_us())
+    status = node.status(fault)
+    assert (status.state, status.clean) == ("ended", True), status.detail
+    assert free(disk) == before
 
 
 # ── who ends them ─────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ def compiled(kind: str, node: NodeView = NODE, **given: Any) -> Holder:
     (holder,) = fault.compile(node, ID)
     assert isinstance(holder, Holder)
     assert holder.name == f"chs-{ID}"
+    plain = {type(getattr(holder, field.name)) for field in fields(holder)}
+    assert plain == {int, str}, "a quantity is written with its unit, which no holder reads"
     assert effects.from_json(json.loads(json.dumps(effects.to_json(holder)))) == holder
     return holder
 

@@ -61,6 +61,6 @@ class CpuStress(Fault):
                 workers=self.cores or min(node.cpus, math.ceil(cpus)),
                 cpu_quota=quota,
                 cpu_period=_PERIOD_US,
-                ramp=self.ramp,
+                ramp=int(self.ramp),
             ),
         )

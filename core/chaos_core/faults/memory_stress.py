@@ -45,5 +45,7 @@ class MemoryStress(Fault):
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         wanted = self.size or int(self.percent.fraction * node.memory_total)
         return (
-            memory_holder(node, fault_id, int(wanted), self.ramp, kind=self.kind, where="size"),
+            memory_holder(
+                node, fault_id, int(wanted), int(self.ramp), kind=self.kind, where="size"
+            ),
         )
