@@ -148,7 +148,7 @@ def compare(title: str, asked: float, mine: list[float], other: list[float]) -> 
         spread(mine),
         spread(other),
         f"{errors[0]:.2f}, {errors[1]:.2f}",
-        f"{ratio:.2f}",
+        f"{ratio:.3f}",
     ]
 
 
