@@ -52,6 +52,7 @@ def examine(host: Host) -> Report:
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
         _try("kill", _kill),
+        _try("task-io", lambda: Path("/proc/self/io").read_text()),
     ]
     return Report(tuple(found), _firewall(host))
 

@@ -311,6 +311,7 @@ def test_it_comes_into_force_and_leaves_nothing(
 
 # ── who ends them ─────────────────────────────────────────────────────────────────────────
 
+_LEASE_S = 5
 _KEEPER = """
 import sys, time
 from chaos_agent.effects import ops
@@ -318,14 +319,17 @@ from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.effects import from_text
 
-host, effects = Host(), [from_text(text) for text in sys.argv[2:]]
+lease, texts = int(sys.argv[1]), sys.argv[2:]
+host, effects, said = Host(), [from_text(text) for text in texts], False
 for effect in effects:
-    ops(effect).apply(host, effect, now_us() + int(sys.argv[1]))
-for effect in effects:
-    while host.children.running(effect.name) and ops(effect).verify(host, effect):
-        time.sleep(0.02)
-print([ops(effect).verify(host, effect) for effect in effects], flush=True)
-time.sleep(60)
+    ops(effect).apply(host, effect, now_us() + lease)
+while True:
+    for effect in effects:
+        ops(effect).renew(host, effect, now_us() + lease)
+    if not said and not any(ops(effect).verify(host, effect) for effect in effects):
+        print("in force", flush=True)
+        said = True
+    time.sleep(0.2)
 """
 
 
@@ -336,22 +340,17 @@ def test_all_are_gone_with_their_lease_whatever_happens(
     """Killed: at once. Stopped: when the lease is over, which nobody of ours can see to."""
     held = (SLOWLY, LEAK, fill(disk), load(disk), FILES)
     before, files = free(disk), open_files()
-    lease = 60 if how == "keeper killed" else 8
     texts = map(effects.to_text, held)
     with subprocess.Popen(
-        (sys.executable, "-c", _KEEPER, str(lease * SECOND), *texts), stdout=subprocess.PIPE
+        (sys.executable, "-c", _KEEPER, str(_LEASE_S * SECOND), *texts), stdout=subprocess.PIPE
     ) as keeper:
         try:
             assert keeper.stdout
-            assert keeper.stdout.readline().decode().strip() == str([None] * len(held))
-            ends = time.monotonic() + lease  # at the latest: they were applied before
+            assert keeper.stdout.readline() == b"in force\n"
             pids = [pid for effect in held for pid in host.cgroups.pids(effect.name)]
             assert len(pids) == len(held)
-            if how == "keeper killed":
-                ends = time.monotonic()
-                keeper.kill()
-            else:
-                keeper.send_signal(signal.SIGSTOP)
+            keeper.send_signal(signal.SIGKILL if how == "keeper killed" else signal.SIGSTOP)
+            ends = time.monotonic() + (0 if how == "keeper killed" else _LEASE_S)
             if how == "holders stopped":
                 for pid in pids:
                     os.kill(pid, signal.SIGSTOP)

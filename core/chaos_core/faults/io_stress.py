@@ -21,8 +21,9 @@ class IoStress(DiskFault):
     """Bytes that pass the page cache by (O_DIRECT), on a file without a name.
 
     The file has what one second moves, 1 MiB to 64 MiB. It is written once, at the same
-    rate, before any of it is read. A disk that gives less than half of the rate is too
-    slow for it, and the fault is not in force.
+    rate, before any of it is read. Averaged over a second the rate is held to 1 % by a disk
+    that can do it; one that gives less than half of it is too slow, and the fault is not
+    in force.
     """
 
     kind = "io.stress"
@@ -32,7 +33,7 @@ class IoStress(DiskFault):
     )
     example = "path=/srv/data rate=20MiB mode=write"
     risky = True
-    needs: ClassVar[tuple[str, ...]] = ("cgroup-memory",)
+    needs: ClassVar[tuple[str, ...]] = ("cgroup-memory", "task-io")
 
     rate: ByteSize = Field(description="bytes a second in all, like 20MiB; 64KiB to 1GiB")
     mode: Literal["read", "write", "both"] = Field(
