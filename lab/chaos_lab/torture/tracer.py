@@ -183,7 +183,11 @@ def _adapters() -> list[tuple[str, Callable[[Host], Any]]]:
 def _traced_part(
     name: str, make: Callable[[Host], Any], wrap: Callable[[str], Callable[[str, Any], Any]]
 ) -> cached_property[Any]:
-    part: cached_property[Any] = cached_property(lambda host: Traced(make(host), wrap(name)))
+    def traced(host: Host) -> Any:
+        made = make(host)
+        return made if isinstance(made, str) else Traced(made, wrap(name))  # a fact has no calls
+
+    part: cached_property[Any] = cached_property(traced)
     part.__set_name__(Host, name)
     return part
 
