@@ -198,11 +198,11 @@ def apply(
 
 def _print_effects(fault: Any, settings: configuration.AgentConfig, length: Any) -> None:
     from chaos_agent.linux.host import Host
-    from chaos_agent.offers import node_view
+    from chaos_agent.offers import memory_total, node_view
     from chaos_core import envelope
     from chaos_core.effects import describe
 
-    envelope.check(settings.envelope, fault.draw(), length)
+    envelope.check(settings.envelope, fault.draw().on(memory_total()), length)
     host = Host()
     for effect in fault.compile(node_view(settings, host, fault), "00000000"):
         typer.echo(describe(effect))
@@ -217,7 +217,7 @@ def _apply_local(
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
     from chaos_agent.local import apply as hold
-    from chaos_agent.offers import node_view
+    from chaos_agent.offers import memory_total, node_view
     from chaos_agent.privilege import need_root, sole_keeper
     from chaos_agent.recover import recover as run_recover
     from chaos_agent.supervisor import Supervisor
@@ -240,7 +240,7 @@ def _apply_local(
             host, Journal(settings.state), lambda fault: node_view(settings, host, fault), now_us
         )
         return hold(
-            Supervisor(settings, engine, log),
+            Supervisor(settings, engine, log, memory_total()),
             fault=secrets.token_hex(4),
             kind=kind,
             params=values,

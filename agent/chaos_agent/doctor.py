@@ -59,6 +59,7 @@ def examine(host: Host, hooks: Collection[str] = ()) -> Report:
         _try("clock", _clock),
         _try("drop-caches", _drop_caches),
         Ability("hook", ok=bool(hooks), why="" if hooks else "hook: none is in agent.toml"),
+        _try("task-io", lambda: Path("/proc/self/io").read_text()),
     ]
     return Report(tuple(found), _firewall(host))
 

@@ -1,13 +1,12 @@
-"""The child that holds CPU or memory, and lets go when its lease ends, whatever happens.
+"""The child that holds a resource, and lets go when its lease ends, whatever happens.
 
 Run as a program of its own, with nothing but the standard library, so that it
 starts fast and weighs little::
 
-    python -I -S holder.py NAME {burn|hold} COUNT DEADLINE_US EXPIRES_US PARENT CGROUP...
+    python -I -S holder.py NAME DEADLINE_US EXPIRES_US PARENT [CGROUP...] -- WORK ARGUMENT...
 
-COUNT is the number of busy threads, or the bytes of anonymous memory to hold, this
-interpreter's own included. Times are CLOCK_BOOTTIME in µs. Each CGROUP is a
-directory, joined before any work is done; one that is gone ends this process.
+Times are CLOCK_BOOTTIME in µs. Each CGROUP is a directory, joined before any work is
+done; one that is gone ends this process. WORK is one of those in ``WORKS``.
 
 The last holder of the lease is the kernel: a POSIX timer on CLOCK_BOOTTIME whose
 signal is SIGKILL. It strikes a stopped process too. Renewals are lines with a new
@@ -15,22 +14,36 @@ expiry on stdin; none goes beyond DEADLINE_US, and the end of stdin is the end.
 PR_SET_PDEATHSIG is the second line: the keeper's death is ours.
 
 It is one process, so that one signal ends it whole. (Child processes would each
-have to ask for that signal, and one stopped before it did would stay behind.)
+have to ask for that signal, and one stopped before it did would stay behind.) What it
+holds goes with it: memory, descriptors, and files that never had a name.
 """
+
+from __future__ import annotations
 
 import _thread
 import ctypes
 import mmap
 import os
+import resource
 import select
 import signal
 import sys
+import time
+
+TYPE_CHECKING = False  # typing is slow to import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _CLOCK_BOOTTIME = 7
 _TIMER_ABSTIME = 1
 _SIGEV_SIGNAL = 0
 _PR_SET_PDEATHSIG = 1
 _CHUNK = 16 * 2**20  # bytes; some 10 ms of filling between two looks at stdin
+_STEP_S = 0.1  # between two steps of a ramp, and two tries where there is no room
+# Where a ramp begins. With less, a burner that overruns its quota by a tick of the kernel's
+# (up to 10 ms) would throttle the thread that minds the ramp and the lease for a second.
+FIRST_QUOTA_US = 10_000
+_FEW = 1_000  # descriptors between two looks at stdin
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -96,17 +109,35 @@ def obey(lease: Lease, timeout_s: float | None) -> None:
     lease.renew(int(lines[-1]))
 
 
+def rest(lease: Lease, seconds: float) -> None:
+    """Let so much time pass, heeding the lease."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        obey(lease, left)
+
+
 def write(path: str, text: str) -> None:
     """Write to a kernel file. Raises OSError, which ends this process."""
     with open(path, "w") as file:  # noqa: PTH123 - pathlib weighs 1 MiB
         file.write(text)
 
 
-def burn(workers: int) -> None:
-    """Keep that many threads busy, in a C function, for which Python lets go of its lock.
+def ramp(lease: Lease, ramp_us: int) -> Iterator[float]:
+    """How much of the whole is due, step by step, up to 1. Without a ramp that is at once."""
+    began = time.monotonic()
+    while (due := (time.monotonic() - began) * 1_000_000) < ramp_us:
+        yield due / ramp_us
+        rest(lease, _STEP_S)
+    yield 1.0
 
-    A Bessel function of the highest order touches no memory and takes seconds.
+
+def burn(lease: Lease, cgroups: list[str], *given: str) -> None:
+    """Keep so many threads busy, in a C function, for which Python lets go of its lock.
+
+    A Bessel function of the highest order touches no memory and takes seconds. With a
+    ramp, the quota is raised from ``FIRST_QUOTA_US`` to what was asked for.
     """
+    workers, ramp_us, quota, period = map(int, given)
     bessel = ctypes.CDLL("libm.so.6").jn
     bessel.argtypes = (ctypes.c_int, ctypes.c_double)
     bessel.restype = ctypes.c_double
@@ -117,6 +148,14 @@ def burn(workers: int) -> None:
 
     for _ in range(workers):
         _thread.start_new_thread(work, ())
+    if ramp_us:
+        for part in ramp(lease, ramp_us):
+            now = max(min(FIRST_QUOTA_US, quota), int(part * quota))
+            for cgroup in cgroups:
+                if os.path.exists(f"{cgroup}/cpu.max"):  # noqa: PTH110
+                    write(f"{cgroup}/cpu.max", f"{now} {period}")
+                elif os.path.exists(f"{cgroup}/cpu.cfs_quota_us"):  # noqa: PTH110
+                    write(f"{cgroup}/cpu.cfs_quota_us", str(now))
 
 
 def anonymous() -> int:
@@ -128,35 +167,140 @@ def anonymous() -> int:
     raise OSError("no Anonymous: in smaps_rollup")
 
 
-def hold(lease: Lease, size: int) -> list[mmap.mmap]:
-    """Touch pages until this process has ``size`` bytes of them, heeding the lease meanwhile.
+def hold(lease: Lease, _cgroups: list[str], *given: str) -> list[mmap.mmap]:
+    """Touch pages until this process has so many bytes of them, heeding the lease meanwhile.
 
-    They stay for as long as what is returned.
+    The interpreter's own count. They stay for as long as what is returned.
     """
+    size, ramp_us = map(int, given)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
     held = []
-    while (missing := size - anonymous()) >= mmap.PAGESIZE:
-        while missing >= mmap.PAGESIZE:
-            chunk = min(missing, _CHUNK) // mmap.PAGESIZE * mmap.PAGESIZE
-            held.append(mmap.mmap(-1, chunk, flags=flags))
-            missing -= chunk
-            obey(lease, 0)
+    for part in ramp(lease, ramp_us):
+        while (missing := int(part * size) - anonymous()) >= mmap.PAGESIZE:
+            while missing >= mmap.PAGESIZE:
+                chunk = min(missing, _CHUNK) // mmap.PAGESIZE * mmap.PAGESIZE
+                held.append(mmap.mmap(-1, chunk, flags=flags))
+                missing -= chunk
+                obey(lease, 0)
     return held
 
 
+def nameless(directory: str, device: str, flags: int = 0) -> int:
+    """A new file without a name there, gone with this process. Raises OSError.
+
+    ``device`` is the file system that was looked at; on another one nothing is made.
+    """
+    place = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    if os.fstat(place).st_dev != int(device):
+        raise OSError(f"{directory} is on another file system now")
+    return os.open(".", os.O_TMPFILE | os.O_RDWR | flags, 0o600, dir_fd=place)
+
+
+def fill(lease: Lease, _cgroups: list[str], directory: str, device: str, *given: str) -> int:
+    """Give a nameless file so many bytes, but leave the reserve free. The descriptor.
+
+    Where there is no room, because others have taken it meanwhile, it waits for some.
+    """
+    size, reserve = map(int, given)
+    file = nameless(directory, device)
+    done = 0
+    while done < size:
+        chunk = min(_CHUNK, size - done)
+        room = os.fstatvfs(file)
+        try:
+            if room.f_bfree * room.f_frsize - chunk < reserve:
+                raise OSError("the reserve would be touched")
+            os.posix_fallocate(file, done, chunk)  # writes where the file system has no such call
+            done += chunk
+        except OSError:
+            rest(lease, _STEP_S)
+        obey(lease, 0)
+    return file
+
+
+def io(_lease: Lease, _cgroups: list[str], directory: str, device: str, *given: str) -> None:
+    """Read and write a nameless file past the page cache, so many bytes a second in all.
+
+    Each worker keeps to a schedule and to its own part of the file. One that is late by
+    more than a second forgets what it missed: never is the rate exceeded to catch up.
+    """
+    mode, *numbers = given
+    rate, workers, size = map(int, numbers)
+    block = mmap.PAGESIZE
+    while block < 2**20 and block * 40 * workers <= rate:  # 20 to 40 a second, or more
+        block *= 2
+    part = max(size // workers // block, 1) * block
+    file = nameless(directory, device, os.O_DIRECT)
+    os.posix_fallocate(file, 0, part * workers)
+
+    def work(number: int) -> None:
+        buffer = mmap.mmap(-1, block)  # aligned, as O_DIRECT wants it
+        buffer.write(os.urandom(block))
+        due, at, turn = time.monotonic(), 0, 0
+        try:
+            while True:
+                lag = time.monotonic() - due
+                if lag > 1:
+                    due += lag
+                elif lag < 0:
+                    time.sleep(-lag)
+                # The first round writes, whatever is wanted: what was never written is not read.
+                reads = turn >= part // block and (mode == "read" or (mode == "both" and turn % 2))
+                where = number * part + at
+                (os.preadv if reads else os.pwritev)(file, [buffer], where)
+                at = (at + block) % part
+                turn += 1
+                due += block * workers / rate
+        except OSError:
+            os._exit(1)
+
+    for number in range(workers):
+        _thread.start_new_thread(work, (number,))
+
+
+def files(lease: Lease, _cgroups: list[str], *given: str) -> list[int]:
+    """Open so many descriptors, but leave the reserve to the rest of the system.
+
+    Where there are none left, because others have taken them meanwhile, it waits for some.
+    """
+    count, reserve = map(int, given)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    held: list[int] = []
+    while len(held) < count:
+        with open("/proc/sys/fs/file-nr") as file:  # noqa: PTH123
+            taken, _, limit = map(int, file.read().split())
+        some = min(count - len(held), _FEW, limit - taken - reserve)
+        try:
+            held.extend(os.open("/dev/null", os.O_RDONLY) for _ in range(some))
+        except OSError:
+            some = 0
+        rest(lease, 0 if some > 0 else _STEP_S)
+        obey(lease, 0)
+    return held
+
+
+WORKS: dict[str, Callable[..., object]] = {
+    "burn": burn,
+    "hold": hold,
+    "fill": fill,
+    "io": io,
+    "files": files,
+}
+
+
 def main() -> None:
-    _, work, count, deadline_us, expires_us, parent, *cgroups = sys.argv[1:]
+    _, _name, deadline_us, expires_us, parent, *words = sys.argv
     lease = Lease(int(expires_us), int(deadline_us))
     die_with(int(parent))
     write("/proc/self/oom_score_adj", "1000")
+    end = words.index("--")
+    cgroups, (work, *arguments) = words[:end], words[end + 1 :]
     for cgroup in cgroups:
         write(f"{cgroup}/cgroup.procs", str(os.getpid()))
-    if work == "burn":
-        burn(int(count))
-    held = hold(lease, int(count)) if work == "hold" else []
+    _held = WORKS[work](lease, cgroups, *arguments)  # for as long as the lease lasts
     while True:
         obey(lease, None)
-        assert held is not None  # referred to for as long as the lease lasts
 
 
 if __name__ == "__main__":

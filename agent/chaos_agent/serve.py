@@ -16,7 +16,7 @@ def keeper(path: Path) -> None:
     from chaos_agent.keeper import Keeper, Listener
     from chaos_agent.linux.boottime import now_us
     from chaos_agent.linux.host import Host
-    from chaos_agent.offers import examine_host, hello, node_view
+    from chaos_agent.offers import examine_host, hello, memory_total, node_view
     from chaos_agent.privilege import need_root, sole_keeper
     from chaos_agent.recover import recover
     from chaos_agent.supervisor import Supervisor
@@ -29,7 +29,7 @@ def keeper(path: Path) -> None:
         left = recover(host, config.state, now_us, log).difference
         journal = Journal(config.state)
         engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
-        supervisor = Supervisor(config, engine, log)
+        supervisor = Supervisor(config, engine, log, memory_total())
         supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
         # These two load all that a fault will need: a lease must not wait for an import.
         effects.load()

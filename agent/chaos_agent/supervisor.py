@@ -37,7 +37,9 @@ _SETTLE_BUDGET = 12_000_000  # µs for a fault to be wholly there; below the run
 class Supervisor:
     """All that is decided on one node. ``quarantine`` holds why nothing may start."""
 
-    def __init__(self, config: AgentConfig, engine: Engine, log: Log) -> None:
+    def __init__(self, config: AgentConfig, engine: Engine, log: Log, memory_total: int) -> None:
+        """``memory_total`` is the node's, in bytes: of it the envelope's memory is a share."""
+        self.memory_total = memory_total
         self.config = config
         self.engine = engine
         self.log = log
@@ -108,9 +110,11 @@ class Supervisor:
         fault = parse(request.kind, read_params(request.params, request.kind))
         duration = Duration(request.duration_us)
         standing = self.engine.standing.values()
-        envelope.check(
-            self.config.envelope, fault.draw(), duration, (other.fault.draw() for other in standing)
+        wanted, *others = (
+            one.draw().on(self.memory_total)
+            for one in (fault, *(other.fault for other in standing))
         )
+        envelope.check(self.config.envelope, wanted, duration, others)
         envelope.check_runs(self.config.envelope, request.run, (other.run for other in standing))
         lease = self.leases.admit(
             now,

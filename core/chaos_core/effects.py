@@ -255,18 +255,36 @@ class Chain:
 class Holder:
     """A child process in a cgroup of its own that holds a resource until its lease ends.
 
-    ``burn`` keeps ``workers`` processes busy under a CPU quota of ``cpu_quota``
-    µs in every ``cpu_period`` µs; ``hold`` touches pages until the cgroup is
-    charged ``memory`` bytes. ``memory_max`` caps the cgroup in bytes.
+    - ``burn`` keeps ``workers`` threads busy under a CPU quota of ``cpu_quota`` µs in every
+      ``cpu_period`` µs.
+    - ``hold`` touches pages until it has ``memory`` bytes of them.
+    - ``fill`` keeps an unlinked file of ``size`` bytes in ``directory``; it stops where less
+      than ``reserve`` bytes of the file system would stay free.
+    - ``io`` reads and writes such a file past the page cache, ``rate`` bytes a second in all,
+      with ``workers`` threads.
+    - ``files`` opens ``count`` descriptors, and stops where the whole system could open
+      less than ``reserve`` more.
+
+    ``memory_max`` caps the cgroup in bytes. Over ``ramp`` µs the first two get evenly to
+    what they take. ``device`` is the file system that ``directory`` was on when it was
+    looked at (``st_dev``); on another one nothing is done.
     """
 
     name: str
-    work: Literal["burn", "hold"]
+    work: Literal["burn", "hold", "fill", "io", "files"]
     workers: int = 1
     cpu_quota: int = 0
     cpu_period: int = 100_000
     memory: int = 0
     memory_max: int = 0
+    ramp: int = 0
+    directory: str = ""
+    device: int = 0
+    size: int = 0
+    reserve: int = 0
+    rate: int = 0
+    mode: Literal["read", "write", "both"] = "both"
+    count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,15 +531,9 @@ def describe(effect: Effect) -> str:
         case Chain():
             head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
-        case Holder(work="burn"):
-            return (
-                f"holder {effect.name}: {effect.workers} burner(s), cgroup quota"
-                f" {effect.cpu_quota} of {effect.cpu_period} µs"
-            )
         case Holder():
-            return (
-                f"holder {effect.name}: {effect.memory} bytes, cgroup cap {effect.memory_max} bytes"
-            )
+            ramp = f", over {effect.ramp / 1_000_000:g} s" if effect.ramp else ""
+            return f"holder {effect.name}: {_work(effect)}{ramp}"
         case Unit():
             return f"unit   {effect.unit}: {effect.state}"
         case Restart():
@@ -571,6 +583,22 @@ def _netem(netem: Netem) -> str:
         share = getattr(netem, name)
         parts += [f"{name} {share / 10_000:g}%"] if share else []
     return f"netem {', '.join(parts)}"
+
+
+def _work(holder: Holder) -> str:
+    match holder.work:
+        case "burn":
+            quota = f"{holder.cpu_quota} of {holder.cpu_period} µs"
+            return f"{holder.workers} burner(s), cgroup quota {quota}"
+        case "hold":
+            return f"{holder.memory} bytes, cgroup cap {holder.memory_max} bytes"
+        case "fill":
+            return f"an unlinked file of {holder.size} bytes in {holder.directory}"
+        case "io":
+            way = {"read": "reads", "write": "writes", "both": "reads and writes"}[holder.mode]
+            return f"{way} {holder.rate} bytes a second in {holder.directory}"
+        case "files":
+            return f"{holder.count} open files"
 
 
 def _rule(rule: Rule) -> str:

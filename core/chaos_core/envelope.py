@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from chaos_core.errors import EnvelopeExceeded, InvalidInput
-from chaos_core.units import Duration, Percent
+from chaos_core.units import ByteSize, Duration, Percent
 
 # Nothing lasts longer, in any profile, whatever its kind.
 MAX_DURATION = Duration.parse("300s")
@@ -37,6 +37,12 @@ class Draw:
     loss: Percent = Percent(0)  # sum of all that loses packets
     cpu: Percent = Percent(0)  # share of the whole node
     memory: Percent = Percent(0)  # share of the node's total
+    memory_size: ByteSize = ByteSize(0)  # beside that; counted where the total is known: ``on``
+
+    def on(self, memory_total: int) -> Draw:
+        """The same on a node with so many bytes: the size is a share of them, rounded up."""
+        share = -(-int(self.memory_size) * 1_000_000 // memory_total)
+        return replace(self, memory=Percent(self.memory + share), memory_size=ByteSize(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,11 @@ def lowered(profile: str, ceilings: dict[str, object]) -> Envelope:
 def check(
     envelope: Envelope, wanted: Draw, duration: Duration, in_force: Iterable[Draw] = ()
 ) -> None:
-    """Raise EnvelopeExceeded, naming the ceiling, unless ``wanted`` fits beside ``in_force``."""
+    """Raise EnvelopeExceeded, naming the ceiling, unless ``wanted`` fits beside ``in_force``.
+
+    The agent, which decides, gives each draw as it is ``on`` its node; who does not know
+    the node's memory cannot count what is asked for in bytes.
+    """
     name = envelope.profile
     if wanted.fault_class == "destructive" and not envelope.destructive:
         raise EnvelopeExceeded(f"faults of this kind are refused in profile {name}")

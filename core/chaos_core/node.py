@@ -18,6 +18,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_MARK_MASK = 0x0F000000
 
+# Local file systems that know files without a name (O_TMPFILE), and whose free blocks are
+# what they say. Not tmpfs, which is memory; not zfs, which frees late; no network.
+DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs")
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -61,20 +65,18 @@ class Protected:
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a fault must know of a node beside what every fault gets: services by name, with
-    the ``limits`` of their cgroups by their files' names; cgroups by their path; processes
-    by what they are (an empty field does not select); who is logged in over SSH; the block
-    device that holds a path; the wall clock; how often caches were dropped; a hook by name."""
+    """What a fault must know of a node beside what every fault gets. Empty: nothing."""
 
-    units: tuple[str, ...] = ()
-    limits: tuple[str, ...] = ()
-    cgroups: tuple[str, ...] = ()
-    block_of: str = ""
-    clock: bool = False
-    flushes: bool = False
-    hook: str = ""
+    units: tuple[str, ...] = ()  # services by name
+    limits: tuple[str, ...] = ()  # files of those services' cgroups
+    cgroups: tuple[str, ...] = ()  # paths of cgroup v2
     processes: ProcessQuery | None = None
-    ssh: bool = False
+    ssh: bool = False  # who is logged in
+    directory: str = ""  # a path: its file system
+    block_of: str = ""  # a path: the disk that holds it
+    clock: bool = False
+    flushes: bool = False  # how often caches were dropped
+    hook: str = ""  # by its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,47 +163,70 @@ class ClockFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeView:
-    """One node as a fault sees it. ``memory_total`` is in bytes, ``mark_mask`` our fwmark bits,
-    ``backend`` the firewall that is in use there.
+class DirectoryFacts:
+    """A path, and the file system behind it. Sizes are in bytes.
 
-    ``units`` and ``processes`` are those that the fault asked for (``Fault.asks``) and
-    that exist; ``cgroups`` too, those of its units among them, as path → inode. ``ssh`` are
-    connections to the SSH ports, as (own address, other address). ``now`` is CLOCK_BOOTTIME
-    in µs.
-    ``block`` is the whole disk that holds the path it asked for, as ``major:minor``; empty
-    when none does. ``flushes`` is how often the page cache, and dentries and inodes, have
-    been dropped since boot; ``hook`` the one that it asked for, if there is such a one;
-    ``boot`` the id of this boot.
+    ``real`` is the path, or where the first link in it leads. ``device`` is ``st_dev``,
+    ``type`` as in /proc/self/mounts. ``free`` counts what only root can use as well.
+    ``system`` names what of the machine's own, or ours, is on the same file system.
+    ``writable`` is for the agent.
     """
+
+    real: str
+    directory: bool = True
+    writable: bool = True
+    type: str = "ext4"
+    mount: str = "/"
+    device: int = 0
+    total: int = 0
+    free: int = 0
+    system: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """Open files: ``fs.file-max``, how many there are, and how many a process of ours may have."""
+
+    most: int = 2**20
+    taken: int = 0
+    ours: int = 2**19
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node as a fault sees it. What it did not ask for (``Fault.asks``) is empty, and so
+    is what does not exist."""
 
     name: str
     cpus: int
-    memory_total: int
+    memory_total: int  # bytes
     devices: tuple[Device, ...] = ()
     routes: tuple[Route, ...] = ()
     protected: Protected = Protected()
-    mark_mask: int = DEFAULT_MARK_MASK
+    mark_mask: int = DEFAULT_MARK_MASK  # our bits of the fwmark
     marks_in_use: frozenset[int] = frozenset()
     profile: str = "production"
     systemd: bool = False
-    backend: Backend = "xtables"
+    backend: Backend = "xtables"  # the firewall that is in use there
+    boot: str = ""  # the id of this boot
+    now: int = 0  # CLOCK_BOOTTIME in µs
+    files: FileLimits = FileLimits()
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
-    cgroups: Mapping[str, int] = field(default_factory=dict)
-    ssh: tuple[tuple[str, str], ...] = ()
-    now: int = 0
-    block: str = ""
+    cgroups: Mapping[str, int] = field(default_factory=dict)  # path → inode, its units' as well
+    ssh: tuple[tuple[str, str], ...] = ()  # connections: own address, other address
+    directory: DirectoryFacts | None = None
+    block: str = ""  # the whole disk that holds a path, as major:minor
     clock: ClockFacts | None = None
-    flushes: tuple[int, int] = (0, 0)
+    flushes: tuple[int, int] = (0, 0)  # of the page cache, of dentries and inodes, since boot
     hook: Hook | None = None
-    boot: str = ""
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
         """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB.
 
-        It has systemd, and what is asked for is there: the units, and one process.
+        It has systemd, and what is asked for is there: the units, one process, and the
+        directory on a disk of 100 GiB that is 60 % full.
         """
         places = {name: f"/system.slice/{name}" for name in asks.units}
         return cls(
@@ -226,6 +251,7 @@ class NodeView:
             else None,
             clock=ClockFacts(1_795_000_000_000_000, "00000000-0000-4000-8000-000000000000"),
             cgroups=dict.fromkeys((*asks.cgroups, *places.values()), 1),
+            directory=DirectoryFacts(asks.directory, total=100 * 2**30, free=40 * 2**30),
         )
 
     def device(self, name: str) -> Device | None:

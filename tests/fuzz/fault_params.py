@@ -90,6 +90,8 @@ def _good(dice: Dice, name: str, schema: dict[str, Any]) -> Any:
         return dice.sample(("80", "443", "8000-8010"), dice.randrange(1, 4))
     if name == "unit":
         return dice.choice(("nginx", "app@1.service", "ssh", "systemd-journald", "chaos-agent"))
+    if name == "path":
+        return dice.choice(("/srv/data", "/", "/srv/data/", "/srv/../etc", "srv"))
     if schema.get("type") == "integer":
         return dice.randrange(4)
     return ""
@@ -134,9 +136,15 @@ def check(example: tuple[str, str, str, int, int]) -> None:
     view, ceilings = _SOME[place], envelope.PROFILES[profile]
     try:
         fault = parse(kind, read_params(text, kind))
-        envelope.check(ceilings, fault.draw(), Duration(duration))
+        envelope.check(ceilings, fault.draw().on(view.memory_total), Duration(duration))
         asked = NodeView.example(fault.asks())
-        view = replace(view, units=asked.units, processes=asked.processes, systemd=place != 1)
+        view = replace(
+            view,
+            units=asked.units,
+            processes=asked.processes,
+            directory=asked.directory,
+            systemd=place != 1,
+        )
         compiled = fault.compile(view, "0a1b2c3d")
     except ChaosError as error:
         status = FaultStatus(fault="f", run="r", kind="k", state="refused", detail=str(error))

@@ -93,6 +93,14 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
+            case Holder(work="fill" | "io" | "files"):
+                cut += 1
+                if effect.work == "fill":
+                    assert view.directory is not None, "filled unseen"
+                    left = view.directory.free - effect.size
+                    assert left >= effect.reserve >= view.directory.total * 0.05 - 1, "no reserve"
+                memory += effect.count * 256 / view.memory_total * 1e6
+                assert 0 < effect.memory_max <= (64 << 20) + effect.count * 512, "without a cap"
             case Holder():
                 memory += effect.memory / view.memory_total * 1e6
                 slack = effect.memory // 50 + (8 << 20)

@@ -90,7 +90,13 @@ class Quiet(Log):
 def _view(fault: Fault) -> NodeView:
     """What a fault asks for is there."""
     asked = NodeView.example(fault.asks())
-    return replace(VIEW, systemd=True, units=asked.units, processes=asked.processes)
+    return replace(
+        VIEW,
+        systemd=True,
+        units=asked.units,
+        processes=asked.processes,
+        directory=asked.directory,
+    )
 
 
 @contextmanager
@@ -106,4 +112,4 @@ def supervisor(ceilings: Envelope, state: Path) -> Iterator[tuple[Supervisor, Ke
         Host() as host,
     ):
         engine = Engine(host, journal, _view, kernel.clock)
-        yield Supervisor(config, engine, Quiet()), kernel
+        yield Supervisor(config, engine, Quiet(), VIEW.memory_total), kernel

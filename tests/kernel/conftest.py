@@ -35,7 +35,7 @@ from chaos_agent.journal import Journal
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.xtrules import iptc
-from chaos_agent.offers import node_view
+from chaos_agent.offers import memory_total, node_view
 from chaos_agent.supervisor import Supervisor
 from chaos_core.envelope import PROFILES
 from chaos_core.log import Log
@@ -58,6 +58,7 @@ _TOOLS = {
     "iptables-legacy-save": "iptables",
     "ipset": "ipset",
     "nft": "nftables",
+    "mkfs.ext4": "e2fsprogs",
     "linux.uml": "user-mode-linux",
 }
 
@@ -410,7 +411,7 @@ class Node:
         self.engine = Engine(
             host, Journal(state), lambda fault: node_view(config, host, fault), now_us
         )
-        self.supervisor = Supervisor(config, self.engine, Log.to_stderr("test"))
+        self.supervisor = Supervisor(config, self.engine, Log.to_stderr("test"), memory_total())
         self.faults = 0
 
     def apply(

@@ -73,6 +73,7 @@ def main() -> None:
     modules = Modules()
     for name in _PRELOADED.split():
         modules.load(name)
+    modules.load("loop", "max_loop=4")
     modules.load("ifb", "numifbs=0")
     modules.load("dummy", "numdummies=0")
     helper = Path("/run/modprobe")  # for the test that asks for it

@@ -202,7 +202,7 @@ def test_a_half_applied_holder_can_be_reverted_and_applied(
         (host.cgroups.cpu / BURN.name).mkdir()
     if stands == "process":
         later = now_us() + 9 * SECOND
-        host.children.start(BURN.name, "burn", 1, later, later, [])
+        host.children.start(BURN.name, ("burn", 1, 0, 0, 0), later, later, [])
         wait_for(lambda: BURN.name in children.find().values())  # its exec takes a moment
     if stands == "all":
         start(host, BURN, wait_for)

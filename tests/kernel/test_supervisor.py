@@ -120,7 +120,7 @@ def test_the_envelope_is_the_nodes_own(new_node: Callable[..., Any]) -> None:
     [
         ("network.latncy", {}, "invalid"),
         ("cpu.stress", {"percent": 15}, "invalid"),
-        ("cpu.stress", {"percent": "1%", "cores": "2"}, "invalid"),
+        ("cpu.stress", {"percent": "1%", "nodes": "2"}, "invalid"),
         ("network.latency", {"peers": "10.9.0.1", "delay": "1ms"}, "refused"),
         ("network.latency", {"peers": "203.0.113.1", "delay": "1ms"}, "invalid"),
         ("network.latency", {"peers": "10.9.0.2", "delay": "1ms", "interface": "v7"}, "invalid"),

@@ -141,7 +141,8 @@ class Agent:
         self.sets.clear()
         self.process.alive = True
         engine = Engine(self._host, cast(Journal, _Journal()), _view, self.world.outside.now)
-        self.supervisor = Supervisor(self._config, engine, self.world.log.bind(on=self.name))
+        log = self.world.log.bind(on=self.name)
+        self.supervisor = Supervisor(self._config, engine, log, _NODE.memory_total)
         self.link = 0
         self._heard_at = 0
         self._next_heartbeat = 0

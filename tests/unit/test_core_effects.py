@@ -25,7 +25,10 @@ ALL: list[Effect] = [
         ),
     ),
     Holder("chs-0", "burn", workers=2, cpu_quota=60_000),
-    Holder("chs-0", "hold", memory=2**20, memory_max=2**21),
+    Holder("chs-0", "hold", memory=2**20, memory_max=2**21, ramp=2_500_000),
+    Holder("chs-0", "fill", directory="/srv", device=2049, size=4096, reserve=2**28),
+    Holder("chs-0", "io", directory="/srv", device=2049, size=4096, rate=2**20, mode="read"),
+    Holder("chs-0", "files", count=7, reserve=1024),
 ]
 
 
@@ -61,7 +64,10 @@ def test_what_is_not_an_effect_is_refused(data: dict[str, Any]) -> None:
         (ALL[3], "-i eth0 --sports 80,8000:8010 --probability 1% → DROP"),
         (ALL[3], "→ REJECT icmp6-port-unreachable"),
         (ALL[4], "2 burner(s), cgroup quota 60000 of 100000 µs"),
-        (ALL[5], "1048576 bytes, cgroup cap 2097152 bytes"),
+        (ALL[5], "1048576 bytes, cgroup cap 2097152 bytes, over 2.5 s"),
+        (ALL[6], "an unlinked file of 4096 bytes in /srv"),
+        (ALL[7], "reads 1048576 bytes a second in /srv"),
+        (ALL[8], "7 open files"),
     ],
 )
 def test_an_operator_can_read_it(effect: Effect, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Holder: a child process in a capped cgroup that takes CPU or memory until its lease ends.
+"""Holder: a child process in a capped cgroup that takes a resource until its lease ends.
 
 The child's lease is a kernel timer, armed first of all; then it joins the cgroup,
 whose caps are set already; then it works (see ``chaos_agent/holder.py``). ``apply``
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from chaos_agent.holder import FIRST_QUOTA_US
 from chaos_agent.linux import children
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.cgroups import Caps
@@ -18,6 +19,8 @@ from chaos_core.envelope import MAX_DURATION
 from chaos_core.errors import NotInForce, Unsupported
 
 _MIB = 2**20
+_LAG_US = 3_000_000  # how far behind its schedule a holder may be; a fifth of a long ramp
+_LEAST_OF_RATE = 0.5  # a device that gives less of the rate is too slow for it
 
 
 class HolderOps:
@@ -32,9 +35,8 @@ class HolderOps:
             deadline_us = now + MAX_DURATION
         if min(expires_at_us, deadline_us) <= now:
             raise NotInForce("the lease is over", where=effect.name, hint="apply under a new lease")
-        count = effect.workers if effect.work == "burn" else effect.memory
         cgroups = host.cgroups.create(effect.name, _caps(effect))
-        host.children.start(effect.name, effect.work, count, expires_at_us, deadline_us, cgroups)
+        host.children.start(effect.name, _words(effect), expires_at_us, deadline_us, cgroups)
 
     def verify(self, host: Host, effect: Holder) -> str | None:
         differs = self._caps_differ(host, effect)
@@ -51,13 +53,7 @@ class HolderOps:
             return f"cgroup {effect.name} has processes {strangers} that are not ours"
         if children.stopped(pid):
             return f"holder {effect.name}: process {pid} is stopped"
-        if effect.work == "burn":
-            busy = children.threads(pid) - 1  # the main thread minds the lease
-            return None if busy == effect.workers else f"burning: {busy} of {effect.workers}"
-        filled = children.anonymous(pid)
-        if effect.memory - filled < _slack(effect.memory):
-            return None
-        return f"filling: {filled // _MIB} of {effect.memory // _MIB} MiB"
+        return _shortfall(host, effect, pid)
 
     def renew(self, host: Host, effect: Holder, expires_at_us: int) -> None:
         if not host.children.renew(effect.name, expires_at_us):
@@ -84,11 +80,80 @@ class HolderOps:
         return f"holder {effect.name} still runs as {pids}" if pids else None
 
     def _caps_differ(self, host: Host, effect: Holder) -> str | None:
-        return host.cgroups.difference(effect.name, _caps(effect))
+        if not _raises_quota(effect):
+            return host.cgroups.difference(effect.name, _caps(effect))
+        quota = host.cgroups.quota(effect.name)
+        if 0 < quota <= effect.cpu_quota:
+            return None
+        return f"the quota of cgroup {effect.name} is {quota or 'missing'}, not {effect.cpu_quota}"
+
+
+def _shortfall(host: Host, effect: Holder, pid: int) -> str | None:
+    """What the process has not yet taken, as read back from the kernel; None when all is there.
+
+    While a ramp lasts, all is what is due by now, less a lag.
+    """
+    age = children.age_us(pid)
+    match effect.work:
+        case "burn":
+            busy = children.threads(pid) - 1  # the main thread minds the lease
+            if busy != effect.workers:
+                return f"burning: {busy} of {effect.workers}"
+            quota, due = host.cgroups.quota(effect.name), _due(effect, effect.cpu_quota, age)
+            return None if quota >= due else f"quota: {quota} of {due} µs"
+        case "hold":
+            filled, due = children.anonymous(pid), _due(effect, effect.memory, age)
+            if due - filled < _slack(effect.memory):
+                return None
+            return f"filling: {filled // _MIB} of {due // _MIB} MiB"
+        case "fill":
+            filled = children.nameless_bytes(pid)
+            if filled >= effect.size:
+                return None
+            return f"filling: {filled // _MIB} of {effect.size // _MIB} MiB of disk"
+        case "io":
+            moved, due = children.moved_bytes(pid), effect.rate * age // 1_000_000
+            if children.threads(pid) - 1 == effect.workers and moved >= due * _LEAST_OF_RATE:
+                return None
+            return f"moved {moved} of {due} bytes: the device is slower than the rate"
+        case "files":
+            opened = children.open_files(pid)
+            return None if opened >= effect.count else f"opened: {opened} of {effect.count}"
+
+
+def _due(effect: Holder, whole: int, age_us: int) -> int:
+    lag = max(_LAG_US, effect.ramp // 5)
+    if not effect.ramp or age_us >= effect.ramp + lag:
+        return whole
+    return whole * max(0, age_us - lag) // effect.ramp
+
+
+def _raises_quota(effect: Holder) -> bool:
+    """Whether the holder itself raises its quota to what was asked, and never above."""
+    return effect.work == "burn" and effect.ramp > 0
 
 
 def _caps(effect: Holder) -> Caps:
-    return Caps(effect.cpu_quota, effect.cpu_period, effect.memory_max)
+    first = min(FIRST_QUOTA_US, effect.cpu_quota)
+    return Caps(
+        first if _raises_quota(effect) else effect.cpu_quota, effect.cpu_period, effect.memory_max
+    )
+
+
+def _words(effect: Holder) -> tuple[str | int, ...]:
+    """What the holder is told to do; see ``chaos_agent/holder.py``."""
+    place = (effect.directory, effect.device)
+    match effect.work:
+        case "burn":
+            return ("burn", effect.workers, effect.ramp, effect.cpu_quota, effect.cpu_period)
+        case "hold":
+            return ("hold", effect.memory, effect.ramp)
+        case "fill":
+            return ("fill", *place, effect.size, effect.reserve)
+        case "io":
+            return ("io", *place, effect.mode, effect.rate, effect.workers, effect.size)
+        case "files":
+            return ("files", effect.count, effect.reserve)
 
 
 def _slack(size: int) -> int:

@@ -86,6 +86,15 @@ class Cgroups:
                 return f"{path} is {found}, not {text}"
         return None
 
+    def quota(self, name: str) -> int:
+        """The group's CPU quota in µs a period; 0 when it has none, or is missing."""
+        file = "cpu.max" if self.version == 2 else "cpu.cfs_quota_us"
+        try:
+            found = (self.cpu / name / file).read_text().split()[0]
+        except FileNotFoundError:
+            return 0
+        return 0 if found in ("max", "-1") else int(found)
+
     def pids(self, name: str) -> list[int]:
         """Processes in the group, in either hierarchy."""
         return sorted({pid for path in self._existing(name) for pid in _pids(path)})

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from chaos_agent import holder
+from chaos_agent.linux import processes
+from chaos_agent.linux.boottime import now_us
 from chaos_core.effects import is_ours
 from chaos_core.errors import ChaosError
 
@@ -31,8 +35,7 @@ class Children:
     def start(
         self,
         name: str,
-        work: str,
-        count: int,
+        work: Sequence[str | int],
         expires_us: int,
         deadline_us: int,
         cgroups: Sequence[Path],
@@ -41,7 +44,7 @@ class Children:
 
         (Were it put there by us, the cap would make the interpreter's start slow.)
         """
-        arguments = [name, work, count, deadline_us, expires_us, os.getpid(), *cgroups]
+        arguments = [name, deadline_us, expires_us, os.getpid(), *cgroups, "--", *work]
         self._running[name] = subprocess.Popen(
             [sys.executable, "-I", "-S", PROGRAM, *map(str, arguments)],
             stdin=subprocess.PIPE,
@@ -151,6 +154,44 @@ def anonymous(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def nameless_bytes(pid: int) -> int:
+    """Bytes on disk of the process's files that have no name; 0 when it is gone."""
+    total = 0
+    with suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            found = entry.stat()
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                total += found.st_blocks * 512
+    return total
+
+
+def moved_bytes(pid: int) -> int:
+    """Bytes that the process has had read from and written to devices; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(": ") for line in lines)
+    return int(counts["read_bytes"]) + int(counts["write_bytes"])
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process has open; 0 when it is gone."""
+    directory = f"/proc/{pid}/fd"
+    try:
+        return os.stat(directory).st_size or len(os.listdir(directory))  # noqa: PTH116, PTH208
+    except OSError:
+        return 0
+
+
+def age_us(pid: int) -> int:
+    """How long ago the process started, give or take a tick of 10 ms; 0 when it is gone."""
+    start = processes.started(pid)
+    if start is None:
+        return 0
+    return now_us() - start * 1_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def threads(pid: int) -> int:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from chaos_core.node import ProcessFacts, ProcessQuery
+from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 
 Identities = Iterable[tuple[int, ...]]
 _PROC = Path("/proc")
@@ -78,6 +79,13 @@ def send(pid: int, start: int, name: str) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def file_limits() -> FileLimits:
+    """How many files may be open on this host, are, and may be in a process of ours."""
+    taken, _, most = (_PROC / "sys/fs/file-nr").read_text().split()
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return FileLimits(int(most), int(taken), ours)
 
 
 def _facts(pid: int) -> ProcessFacts:

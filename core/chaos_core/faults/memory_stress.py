@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from chaos_core.effects import LINK_PREFIX, Effect, Holder
+from chaos_core.effects import Effect
 from chaos_core.envelope import Draw
 from chaos_core.faults import Fault
-from chaos_core.faults._fields import Share
+from chaos_core.faults._fields import OptionalShare, Ramp
+from chaos_core.faults._holders import LEASE_HOLDER, memory_holder
 from chaos_core.node import NodeView
-
-# What the kernel charges to the cgroup beside the pages asked for: page tables, stacks, slab.
-_SLACK_BYTES = 4 * 2**20
-_SLACK_SHARE = 100  # one hundredth
+from chaos_core.units import ByteSize, Duration, Percent
 
 
 class MemoryStress(Fault):
-    """Anonymous memory of ``percent`` of MemTotal, capped by a cgroup, OOM-killed first."""
+    """Anonymous memory, as a share of MemTotal or in bytes; capped by a cgroup, OOM-killed first.
+
+    Bytes are checked against the envelope by the node, which knows its total.
+    """
 
     kind = "memory.stress"
     summary = "take a share of the node's memory"
-    lease_holder = "a SIGKILL timer of the holder's own, in the kernel; and its parent's death"
+    lease_holder = LEASE_HOLDER
     example = "percent=10%"
     needs: ClassVar[tuple[str, ...]] = ("cgroup-memory",)
 
-    percent: Share = Field(description="share of the node's total memory")
+    percent: OptionalShare = Field(
+        default=Percent(0), description="share of the node's total memory"
+    )
+    size: ByteSize = Field(default=ByteSize(0), description="or so much, like 512MiB")
+    ramp: Ramp = Field(default=Duration(0), description="get there evenly over this time")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.percent) == bool(self.size):
+            raise ValueError("percent: must be above 0%, or give size instead")
+        return self
 
     def draw(self) -> Draw:
-        return Draw("memory", memory=self.percent)
+        return Draw("memory", memory=self.percent, memory_size=self.size)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        wanted = int(self.percent.fraction * node.memory_total)
+        wanted = self.size or int(self.percent.fraction * node.memory_total)
         return (
-            Holder(
-                name=f"{LINK_PREFIX}{fault_id}",
-                work="hold",
-                memory=wanted,
-                memory_max=wanted + wanted // _SLACK_SHARE + _SLACK_BYTES,
+            memory_holder(
+                node, fault_id, int(wanted), int(self.ramp), kind=self.kind, where="size"
             ),
         )

@@ -32,8 +32,9 @@ def show(
     if name not in envelope.PROFILES:
         raise InvalidInput(f"unknown profile {name!r}", hint=nearest(name, envelope.PROFILES))
     limits = envelope.PROFILES[name]
-    done = fault.compile(_example(fault), FAULT_ID)
-    refusal = _refusal(limits, fault.draw(), duration, nodes)
+    node = _example(fault)
+    done, draw = fault.compile(node, FAULT_ID), fault.draw().on(node.memory_total)
+    refusal = _refusal(limits, draw, duration, nodes)
     if as_json:
         output.document(
             {
@@ -46,7 +47,7 @@ def show(
                 "refusal": refusal.what if refusal else "",
                 "draw": {
                     row[0]: {"asked": row[1], "ceiling": row[2]}
-                    for row in _rows(limits, fault.draw(), duration)
+                    for row in _rows(limits, draw, duration)
                 },
                 "risky": fault.risky,
                 "lease_holder": fault.lease_holder,
@@ -54,7 +55,7 @@ def show(
             }
         )
     else:
-        _print(fault, duration, limits, done)
+        _print(fault, draw, duration, limits, done)
     if refusal:
         raise refusal
 
@@ -94,10 +95,10 @@ def _rows(limits: Envelope, draw: Draw, duration: Duration) -> list[tuple[str, s
 
 
 def _print(
-    fault: Fault, duration: Duration, limits: Envelope, done: tuple[effects.Effect, ...]
+    fault: Fault, draw: Draw, duration: Duration, limits: Envelope, done: tuple[effects.Effect, ...]
 ) -> None:
     typer.echo(f"Dry run of {fault.kind}, profile {limits.profile}: nothing is sent or changed.\n")
-    rows: list[tuple[Any, ...]] = [*_rows(limits, fault.draw(), duration)]
+    rows: list[tuple[Any, ...]] = [*_rows(limits, draw, duration)]
     output.table(("DRAWS", ">ASKED", ">CEILING"), [*rows, ("nodes at once", "", limits.nodes)])
     typer.echo("\nEffects, in this order, on a node like the example (eth0, 4 CPUs, 8 GiB):")
     for effect in done:

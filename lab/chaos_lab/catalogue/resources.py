@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from functools import partial
-from typing import Self
+from typing import Literal, Self
 
+from chaos_core.errors import LabError
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill.context import Drill
-from chaos_lab.drill.measure import Resources
+from chaos_lab.drill.measure import Resources, Stream
 from chaos_lab.drill.resources import memory_total
+from chaos_lab.torture.cases import STATE
 
 
 class Taken(Probe):
@@ -47,6 +51,88 @@ class Taken(Probe):
         return cpu - cpu_before
 
 
+_COUNT = """
+import os, time
+while True:
+    room = os.statvfs("/")
+    disk = next(line.split() for line in open("/proc/diskstats") if " ubda " in line)
+    files = open("/proc/sys/fs/file-nr").read().split()[0]
+    print("count", room.f_bfree * room.f_frsize, 512 * int(disk[9]), files)
+    time.sleep(0.25)
+"""
+_MIB = 2**20
+_GONE_S, _PATIENCE_S = 15.0, 10.0
+
+
+class _Counts(Stream):
+    """Four times a second: bytes free on the disk, bytes written to it, open files."""
+
+    def __init__(self, drill: Drill) -> None:
+        self.seen: list[tuple[float, tuple[int, ...]]] = []
+        super().__init__(drill.fleet.popen(NODE, ["python3", "-u", "-c", _COUNT]))
+
+    def take(self, at: float, line: str) -> None:
+        words = line.split()
+        if words[:1] == ["count"]:
+            self.seen.append((at, tuple(map(int, words[1:]))))
+
+
+class Counted(Probe):
+    """MiB of the disk that are gone, MiB a second written to it, or open files."""
+
+    def __init__(
+        self, drill: Drill, what: Literal["disk", "rate", "files"], asked: float, within: float
+    ) -> None:
+        self._what, self._asked, self._within = what, asked, within
+        self._counts = _Counts(drill)
+        self._before = 0.0
+
+    def __enter__(self) -> Self:
+        self._counts.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._counts.__exit__(None, None, None)
+
+    def base(self) -> None:
+        self._before = 0.0
+        self._before = self._over(4)
+
+    def during(self) -> tuple[str, bool]:
+        time.sleep(1)
+        taken = self._over(10)
+        unit = {"disk": "MiB", "rate": "MiB a second", "files": "files"}[self._what]
+        return f"{taken:.1f} {unit}", abs(taken - self._asked) <= self._within
+
+    def gone_after(self, since: float) -> float:
+        while time.monotonic() < since + _GONE_S:
+            began = time.monotonic()
+            if self._over(1) < self._asked / 3:
+                return began - since
+        return _GONE_S
+
+    def _over(self, seconds: float) -> float:
+        """What was taken in the time that follows, beside what was before."""
+        since = time.monotonic()
+        while time.monotonic() < since + seconds or len(self._window(since)) < 2:
+            if time.monotonic() > since + seconds + _PATIENCE_S:
+                raise LabError("the VM's /proc could not be sampled")
+            time.sleep(0.05)
+        window = self._window(since)
+        free, written, files = zip(*(counts for _, counts in window), strict=True)
+        match self._what:
+            case "disk":
+                found = -statistics.median(free) / _MIB
+            case "rate":
+                found = (written[-1] - written[0]) / _MIB / (window[-1][0] - window[0][0])
+            case "files":
+                found = statistics.median(files)
+        return float(found) - self._before
+
+    def _window(self, since: float) -> list[tuple[float, tuple[int, ...]]]:
+        return [seen for seen in self._counts.seen if seen[0] > since]
+
+
 MEASURES = (
     Measure(
         "cpu.stress",
@@ -59,5 +145,29 @@ MEASURES = (
         "percent=20%",
         "20 ± 1 points of MemTotal",
         partial(Taken, what="memory", points=20, within=1),
+    ),
+    Measure(
+        "memory.leak",
+        "rate=40MiB percent=20%",
+        "20 ± 1 points of MemTotal, in the end",
+        partial(Taken, what="memory", points=20, within=1),
+    ),
+    Measure(
+        "disk.fill",
+        f"path={STATE} size=100MiB system=true",
+        "100 ± 5 MiB less free, by statvfs",
+        partial(Counted, what="disk", asked=100, within=5),
+    ),
+    Measure(
+        "io.stress",
+        f"path={STATE} rate=8MiB mode=write system=true",
+        "8 ± 1 MiB a second written, by /proc/diskstats",
+        partial(Counted, what="rate", asked=8, within=1),
+    ),
+    Measure(
+        "fd.exhaust",
+        "count=30000",
+        "30,000 ± 500 open files more, by /proc/sys/fs/file-nr",
+        partial(Counted, what="files", asked=30_000, within=500),
     ),
 )

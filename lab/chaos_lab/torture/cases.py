@@ -20,6 +20,7 @@ Card = TypeVar("Card")
 
 
 VICTIM = "victim.service"
+STATE = "/var/lib/chaos-agent"  # all that the agent's unit may write on the VM's only disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,10 @@ KINDS = (
     Kind("network.flap", (f"peers={HOST_IP}", "down=300s", "up=1s"), "wire"),
     Kind("cpu.stress", ("percent=50%",), "holder"),
     Kind("memory.stress", ("percent=25%",), "holder"),
+    Kind("memory.leak", ("rate=20MiB", "percent=25%"), "holder"),
+    Kind("disk.fill", (f"path={STATE}", "size=64MiB", "system=true"), "holder"),
+    Kind("io.stress", (f"path={STATE}", "rate=2MiB", "system=true"), "holder"),
+    Kind("fd.exhaust", ("count=20000",), "holder"),
     Kind("process.pause", (f"unit={VICTIM}",), "victim"),
     Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
     Kind("cpu.throttle", (f"unit={VICTIM}", "percent=5%"), "victim"),
