@@ -28,7 +28,7 @@ UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
 _OUR_NAME = re.compile(
-    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|\d{{1,4}}))?"
+    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|w|\d{{1,4}}))?"
 )
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
@@ -184,6 +184,19 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """A program of ours that uses the network, in a process of its own, without privileges.
+
+    ``program`` is one of the agent's workers, ``arguments`` are its own, as JSON. Its lease
+    is held as a Holder's.
+    """
+
+    name: str
+    program: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A service of the user's, by systemd's own name for it, held in another state.
 
@@ -232,12 +245,11 @@ class UndoTimer:
     undo: tuple[str, ...]
 
 
-Effect = LeasedSet | PulsedSet | Pipe | Chain | Holder | Unit | Restart | Kill | UndoTimer
+Effect = (
+    LeasedSet | PulsedSet | Pipe | Chain | Holder | Worker | Unit | Restart | Kill | UndoTimer
+)  # fmt: skip
 
-_KINDS: dict[str, type[Any]] = {
-    cls.__name__: cls
-    for cls in (LeasedSet, PulsedSet, Pipe, Chain, Holder, Unit, Restart, Kill, UndoTimer)
-}
+_KINDS: dict[str, type[Any]] = {cls.__name__: cls for cls in typing.get_args(Effect)}
 
 
 def to_json(effect: Effect) -> dict[str, Any]:
@@ -333,6 +345,8 @@ def describe(effect: Effect) -> str:
             return (
                 f"holder {effect.name}: {effect.memory} bytes, cgroup cap {effect.memory_max} bytes"
             )
+        case Worker():
+            return f"worker {effect.name}: {effect.program} {effect.arguments}"
         case Unit():
             return f"unit   {effect.unit}: {effect.state}"
         case Restart():
