@@ -15,6 +15,7 @@ from typing import Literal
 from chaos_agent.effects.pipe import release
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.systemd import RUNNING
 from chaos_agent.linux.tcvalues import Link
 from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, is_ours
 from chaos_core.errors import ChaosError, Unsupported
@@ -23,6 +24,7 @@ _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
 _CAP_KILL = 5  # capability.h
+_BUS = Path("/run/dbus/system_bus_socket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def examine(host: Host) -> Report:
     found = [
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
-        _try("kill", _kill),
+        *(_try("kill", _kill), _try("worker", _worker)),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -100,7 +102,7 @@ def _remove_link(host: Host) -> None:
 
 def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
     suffix = "" if family == 4 else "-ipv6"
-    rules: tuple[tuple[str, Literal["mangle", "filter"], Rule], ...] = (
+    rules: tuple[tuple[str, Literal["mangle", "filter", "nat"], Rule], ...] = (
         ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
         ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
         ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
@@ -110,6 +112,7 @@ def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
         ("xt_limit", "filter", Rule("RETURN", per_day=1, burst=1)),
         ("xt_string", "mangle", Rule("RETURN", text="0061")),
         ("reject", "filter", Rule("REJECT")),
+        ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
         ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
     )
     with _trial_set(host, family) as ipset:
@@ -156,6 +159,11 @@ def _trial_group(host: Host, caps: Caps) -> None:
 def _freezer() -> None:
     if not any(Path("/sys/fs/cgroup").glob("*/cgroup.freeze")):
         raise Unsupported("cgroups cannot freeze here: that takes cgroup v2, mounted alone")
+
+
+def _worker() -> None:
+    if RUNNING.is_dir() and not _BUS.exists():
+        raise Unsupported("processes with a network are started by systemd: install dbus")
 
 
 def _kill() -> None:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
+Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT"]
 Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
@@ -126,7 +127,7 @@ class Rule:
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT"]
+    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT"]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -148,6 +149,7 @@ class Rule:
     mark: int = 0
     mask: int = 0
     reject_with: str = ""
+    to_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +161,8 @@ class Chain:
 
     name: str
     family: Family
-    table: Literal["mangle", "filter"]
-    hook: Literal["POSTROUTING", "INPUT", "OUTPUT"]
+    table: Literal["mangle", "filter", "nat"]
+    hook: Hook
     rules: tuple[Rule, ...]
     backend: Backend = "xtables"
 
@@ -388,4 +390,5 @@ def _rule(rule: Rule) -> str:
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
-    return " ".join([*parts, f"→ {target}", rule.reject_with]).rstrip()
+    detail = str(rule.to_port) if target == "REDIRECT" else rule.reject_with
+    return " ".join([*parts, f"→ {target}", detail]).rstrip()

@@ -204,6 +204,8 @@ def _build(built: Any, rule: Rule) -> Any:
         target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")
     if rule.target == "REJECT" and rule.reject_with:
         target.set_parameter("reject-with", rule.reject_with)
+    if rule.target == "REDIRECT":
+        target.set_parameter("to-ports", str(rule.to_port))
     return built
 
 
