@@ -22,6 +22,7 @@ from chaos_core.effects import (
     Restart,
     UndoTimer,
     Unit,
+    Worker,
 )
 from chaos_core.envelope import Envelope
 from chaos_core.node import NodeView
@@ -60,7 +61,7 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case PulsedSet():
                 assert min(effect.down, effect.up) >= 1_000_000, "a span that no set can count"
                 cut += 1
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | UndoTimer():
+            case Pipe(netem=None) | Unit() | Restart() | Kill() | Worker() | UndoTimer():
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
                 delay = max(delay, netem.delay + netem.jitter)

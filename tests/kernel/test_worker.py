@@ -19,6 +19,7 @@ from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Worker
 from chaos_core.errors import NotInForce
+from chaos_core.messages import Revert
 
 SECOND = 1_000_000
 PORT, PROXY = 8080, 18080
@@ -193,6 +194,63 @@ def test_what_is_not_http_is_relayed(
         process.wait()
 
 
+# ── the fault ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def unproxied(service: Any, sh: Callable[..., str]) -> Any:
+    """The same service, without the redirection by hand."""
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        sh(tool, "-t", "nat", "-F", "PREROUTING")
+    return service
+
+
+@pytest.mark.parametrize("backend", ["xtables", "nft"])
+def test_requests_of_the_chosen_peers_fail_and_only_theirs(
+    node: Any, net: Any, unproxied: Any, users: Any, sh: Callable[..., str], backend: str
+) -> None:
+    if backend == "nft":
+        node.engine.host.__dict__["backend"] = "nft"
+    before = users.listing(), sh("nft", "-s", "list", "ruleset")
+    for family in (4, 6):
+        assert unproxied(("GET", "/"), family=family)[0][0] == 200
+    fault = node.apply("http.fault", port=PORT, status=503, peers=[*net.peers(4), *net.peers(6)])
+    assert node.status(fault).state == "in_force", node.status(fault).detail
+    for family in (4, 6):
+        assert unproxied(("GET", "/"), family=family)[0][0] == 503
+        node.grant("r-1")
+    assert "x" * 9 in net.there(
+        *("curl", "-s", "--interface", net.bystander[4], f"http://{net.near[4]}:{PORT}/")
+    )
+    node.look()
+    assert node.status(fault).state == "in_force"
+    node.supervisor.obey(Revert(fault=fault), now_us())
+    assert (node.status(fault).state, node.status(fault).clean) == ("ended", True)
+    assert unproxied(("GET", "/"))[0][0] == 200
+    assert (users.listing(), sh("nft", "-s", "list", "ruleset")) == before
+
+
+def test_a_proxy_that_dies_ends_the_fault(
+    node: Any, unproxied: Any, wait_for: Callable[..., None]
+) -> None:
+    fault = node.apply("http.fault", port=PORT, delay="100ms")
+    (pid,) = [pid for pid, name in children.find().items() if name.endswith("-w")]
+    node.grant("r-1")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not node.look() and node.status(fault).state == "ended")
+    assert (node.status(fault).reason, node.status(fault).clean) == ("disturbed", True)
+    assert unproxied(("GET", "/"))[0][0] == 200
+
+
+def test_without_its_keeper_the_service_answers_again(
+    node: Any, host: Host, unproxied: Any, wait_for: Callable[..., None]
+) -> None:
+    """The proxy is gone with its keeper; what redirects to it, with the lease."""
+    node.apply("http.fault", port=PORT, status=503)
+    host.close()
+    wait_for(lambda: unproxied(("GET", "/"))[0][0] == 200, 5)
+
+
 # ── the lease ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -208,7 +266,7 @@ def test_a_worker_ends_with_its_lease_though_it_is_stopped(
     wait_for(lambda: ops(effect).verify(host, effect) is None)
     (pid,) = alive(effect)
     os.kill(pid, signal.SIGSTOP)
-    assert "stopped" in (ops(effect).verify(host, effect) or "")
+    wait_for(lambda: "stopped" in (ops(effect).verify(host, effect) or ""))
     wait_for(lambda: not alive(effect), 6)
     with pytest.raises(NotInForce):
         ops(effect).verify(host, effect)
