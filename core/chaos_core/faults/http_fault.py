@@ -29,7 +29,7 @@ class HttpFault(Everywhere):
     """
 
     kind = "http.fault"
-    summary = "make some HTTP requests to a service fail, wait or be cut short"
+    summary = "make HTTP requests fail, wait or be cut short"
     lease_holder = "a set entry with a timeout, and a SIGKILL timer of the proxy's, in the kernel"
     example = "port=8080 status=503 share=10%"
     risky = True

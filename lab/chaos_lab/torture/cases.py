@@ -42,6 +42,7 @@ KINDS = (
     Kind("network.flap", (f"peers={HOST_IP}", "down=300s", "up=1s"), "wire"),
     Kind("cpu.stress", ("percent=50%",), "holder"),
     Kind("memory.stress", ("percent=25%",), "holder"),
+    Kind("http.fault", ("port=9", "status=503"), "holder"),
     Kind("process.pause", (f"unit={VICTIM}",), "victim"),
     Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
 )

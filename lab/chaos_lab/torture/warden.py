@@ -35,7 +35,7 @@ JOURNAL = Path("/var/lib/chaos-agent/journal")
 _EVERY_S = 0.1
 # How the command lines of ours end (keeper, link) or what is in them (holder).
 _RESIDENT = {b"run": "keeper", b"link": "link"}
-_HOLDER = b"/chaos_agent/holder.py"
+_HOLDER = (b"/chaos_agent/holder.py", b"chaos_agent.workers")
 
 
 def ours() -> dict[str, dict[int, str]]:
