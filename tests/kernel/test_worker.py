@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -215,7 +216,9 @@ def test_requests_of_the_chosen_peers_fail_and_only_theirs(
     for family in (4, 6):
         assert unproxied(("GET", "/"), family=family)[0][0] == 200
     fault = node.apply("http.fault", port=PORT, status=503, peers=[*net.peers(4), *net.peers(6)])
-    assert node.status(fault).state == "in_force", node.status(fault).detail
+    assert unproxied(("GET", "/"))[0][0] == 200  # what leads to the proxy comes after it
+    node.await_in_force(fault)
+    node.grant("r-1")
     for family in (4, 6):
         assert unproxied(("GET", "/"), family=family)[0][0] == 503
         node.grant("r-1")
@@ -234,6 +237,7 @@ def test_a_proxy_that_dies_ends_the_fault(
     node: Any, unproxied: Any, wait_for: Callable[..., None]
 ) -> None:
     fault = node.apply("http.fault", port=PORT, delay="100ms")
+    node.await_in_force(fault)
     (pid,) = [pid for pid, name in children.find().items() if name.endswith("-w")]
     node.grant("r-1")
     os.kill(pid, signal.SIGKILL)
@@ -246,9 +250,20 @@ def test_without_its_keeper_the_service_answers_again(
     node: Any, host: Host, unproxied: Any, wait_for: Callable[..., None]
 ) -> None:
     """The proxy is gone with its keeper; what redirects to it, with the lease."""
-    node.apply("http.fault", port=PORT, status=503)
+    node.await_in_force(node.apply("http.fault", port=PORT, status=503))
     host.close()
     wait_for(lambda: unproxied(("GET", "/"))[0][0] == 200, 5)
+
+
+def test_a_proxy_that_does_not_start_is_a_fault_that_was_never_there(
+    node: Any, net: Any, unproxied: Any, wait_for: Callable[..., None]
+) -> None:
+    """Its port is taken, say. Nobody is sent to where nobody listens."""
+    with socket.create_server(("", 27_001)):
+        fault = node.apply("http.fault", port=PORT, status=503, peers=net.peer[4])
+        wait_for(lambda: not node.look() and node.status(fault).state == "ended")
+    assert (node.status(fault).reason, node.status(fault).clean) == ("not_in_force", True)
+    assert unproxied(("GET", "/"))[0][0] == 200
 
 
 # ── the lease ─────────────────────────────────────────────────────────────────────────────

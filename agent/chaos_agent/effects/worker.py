@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 from chaos_agent.linux import children
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Worker
 from chaos_core.envelope import MAX_DURATION
 from chaos_core.errors import NotInForce, Unsupported
-
-_START_S = 1.2  # the keeper's watchdog waits for two
 
 
 class WorkerOps:
@@ -27,12 +23,6 @@ class WorkerOps:
         host.workers.start(
             effect.name, effect.program, effect.arguments, expires_at_us, deadline_us
         )
-        # What is redirected to it must find it: so what redirects comes after it.
-        patience = time.monotonic() + _START_S
-        while problem := self.verify(host, effect):
-            if time.monotonic() > patience:
-                raise NotInForce(f"{problem}, for more than {_START_S:g} s", where=effect.name)
-            time.sleep(0.01)
 
     def verify(self, host: Host, effect: Worker) -> str | None:
         try:

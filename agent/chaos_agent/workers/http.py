@@ -88,13 +88,15 @@ async def serve(arguments: dict[str, Any], ready: Callable[[], object]) -> None:
 def _sockets(port: int) -> list[socket.socket]:
     found = []
     for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
-        with suppress(OSError):  # a host without IPv6
+        try:
             one = socket.socket(family, socket.SOCK_STREAM)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((host, port))
-            found.append(one)
+        except OSError:
+            continue  # a host without IPv6
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind((host, port))
+        found.append(one)
     return found
 
 
