@@ -8,9 +8,7 @@ program works, ``ready PID`` is written to stdout.
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import json
+import _thread
 import os
 import sys
 
@@ -22,13 +20,23 @@ def main() -> None:
     lease = Lease(int(expires_us), int(deadline_us))
     if int(parent):
         die_with(int(parent))
-    asyncio.run(_work(lease, program, json.loads(arguments)))
+    _thread.start_new_thread(_mind, (lease,))
+    # On a slow machine these imports take longer than a lease: it is renewed meanwhile.
+    import asyncio
+    import importlib
+    import json
 
-
-async def _work(lease: Lease, program: str, arguments: object) -> None:
-    asyncio.get_running_loop().add_reader(0, obey, lease, 0)
     serve = importlib.import_module(f"chaos_agent.workers.{program}").serve
-    await serve(arguments, lambda: os.write(1, f"ready {os.getpid()}\n".encode()))
+
+    def ready() -> None:
+        os.write(1, f"ready {os.getpid()}\n".encode())
+
+    asyncio.run(serve(json.loads(arguments), ready))
+
+
+def _mind(lease: Lease) -> None:
+    while True:
+        obey(lease, None)
 
 
 if __name__ == "__main__":
