@@ -18,6 +18,7 @@ from chaos_agent.linux import caches, clock
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.systemd import RUNNING
 from chaos_agent.linux.tcvalues import Link
 from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, Tbf, is_ours
 from chaos_core.errors import ChaosError, Unsupported
@@ -26,6 +27,7 @@ _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
 _CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
+_BUS = Path("/run/dbus/system_bus_socket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def examine(host: Host, hooks: Collection[str] = ()) -> Report:
         _try("drop-caches", _drop_caches),
         Ability("hook", ok=bool(hooks), why="" if hooks else "hook: none is in agent.toml"),
         _try("task-io", lambda: Path("/proc/self/io").read_text()),
+        _try("worker", _worker),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -125,7 +128,7 @@ def _remove_link(host: Host) -> None:
 
 def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
     suffix = "" if family == 4 else "-ipv6"
-    rules: tuple[tuple[str, Literal["mangle", "filter"], Rule], ...] = (
+    rules: tuple[tuple[str, Literal["mangle", "filter", "nat"], Rule], ...] = (
         ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
         ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
         ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
@@ -135,6 +138,7 @@ def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
         ("xt_limit", "filter", Rule("RETURN", per_day=1, burst=1)),
         ("xt_string", "mangle", Rule("RETURN", text="0061")),
         ("reject", "filter", Rule("REJECT")),
+        ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
         ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
     )
     with _trial_set(host, family) as ipset:
@@ -195,6 +199,11 @@ def _limit(file: str) -> None:
             f"no service's cgroup has a {file}: that takes cgroup v2, and its controller in"
             " system.slice"
         )
+
+
+def _worker() -> None:
+    if RUNNING.is_dir() and not _BUS.exists():
+        raise Unsupported("processes with a network are started by systemd: install dbus")
 
 
 def _kill() -> None:

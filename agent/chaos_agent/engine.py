@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import Pulsing, detour, next_boots, ops, revert_all, sweep
+from chaos_agent.effects import AWAITED, Pulsing, detour, next_boots, ops, revert_all, sweep
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
@@ -47,6 +47,9 @@ class Standing:
     started_at: int
     state: State = "applying"
     in_force_at: int = 0
+    hold_until: int = 0
+    hold_at_most: int = 0
+    begun: int = 0  # how many of the effects have been applied
     pending: str = ""  # what was not yet as asked when last read back
     applied: Snapshot | None = None  # as it was right after the apply; None before
     counts: Counts = field(default_factory=Counts)
@@ -117,10 +120,8 @@ class Engine:
         )
         standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
-        for effect in effects:
-            ops(effect).apply(self.host, effect, lease.hold_until, lease.hold_at_most)
-        self.turn(standing, lease.hold_until)
-        standing.applied = snapshot.take(self.host, snapshot.scope_of(effects))
+        standing.hold_until, standing.hold_at_most = lease.hold_until, lease.hold_at_most
+        self._go_on(standing)
         self.check(standing)
         return standing
 
@@ -137,11 +138,27 @@ class Engine:
                     hint="wait for its end, or abort",
                 )
 
+    def _go_on(self, standing: Standing) -> None:
+        """Apply what has not been yet, as far as that can be: some effects are waited for."""
+        for effect in standing.effects[standing.begun :]:
+            if any(
+                isinstance(earlier, AWAITED) and ops(earlier).verify(self.host, earlier)
+                for earlier in standing.effects[: standing.begun]
+            ):
+                return
+            standing.begun += 1
+            ops(effect).apply(self.host, effect, standing.hold_until, standing.hold_at_most)
+        if standing.applied is None:
+            self.turn(standing, standing.hold_until)
+            standing.applied = snapshot.take(self.host, snapshot.scope_of(standing.effects))
+
     def check(self, standing: Standing) -> None:
         """Read the fault back; its state becomes ``in_force`` once all of it is there.
 
         Raises NotInForce when something that was there has gone.
         """
+        if standing.applied is None:
+            self._go_on(standing)
         wrong = [
             text for effect in standing.effects if (text := ops(effect).verify(self.host, effect))
         ]
@@ -191,7 +208,8 @@ class Engine:
     def renew(self, fault_id: str, hold_until: int) -> None:
         """Extend every holder of the fault. Raises NotInForce when one has let go already."""
         standing = self.standing[fault_id]
-        for effect in standing.effects:
+        standing.hold_until = hold_until
+        for effect in standing.effects[: standing.begun]:
             ops(effect).renew(self.host, effect, hold_until)
 
     def end(self, fault_id: str, reason: str) -> Outcome:

@@ -26,6 +26,7 @@ from typing import Any
 from chaos_agent.linux import children, clock, limits, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import read_redirect
+from chaos_agent.linux.xtables import TABLES
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
@@ -47,7 +48,6 @@ Snapshot = dict[str, list[str]]
 
 RUN_DIRECTORY = Path("/run/chaos")
 _FAMILIES: tuple[Family, ...] = (4, 6)
-_TABLES = ("mangle", "filter")
 _OURS = re.compile(rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})([0-9a-f]{{8}}|doctor)\b")
 # Statistics, and what the kernel counts within options, filters and actions.
 _VOLATILE_ATTRIBUTES = re.compile(r"STATS|_TM$|_PCNT$|^UNKNOWN$|TIMEOUT|BYTES|PACKETS|LINENO")
@@ -251,7 +251,7 @@ class _Traffic:
 
 def _rules(host: Host, scope: Scope) -> Iterator[str]:
     for family in _FAMILIES:
-        for table in _TABLES:
+        for table in TABLES:
             where = f"IPv{family} {table}"
             in_scope = table in scope.tables
             policies = host.xtables.policies(family, table)

@@ -207,7 +207,10 @@ class Supervisor:
         try:
             self.engine.check(standing)
         except (ChaosError, OSError) as error:
-            self._end(standing.id, self._why_gone(standing.id, now), now, str(error))
+            reason = self._why_gone(standing.id, now)
+            if (was, reason) == ("applying", "disturbed"):
+                reason = "not_in_force"
+            self._end(standing.id, reason, now, str(error))
             return
         if was != standing.state:
             self.changed = True

@@ -100,7 +100,9 @@ def default(parameter: Mapping[str, Any]) -> str:
     if parameter["required"]:
         return "required"
     value = parameter["default"]
-    return str(value) if value not in ("", [], None) else "–"
+    if isinstance(value, list):
+        value = ",".join(value)
+    return str(value) if value not in ("", None) else "–"
 
 
 def ceiling_table(cls: type[Fault]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

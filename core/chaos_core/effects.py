@@ -25,12 +25,14 @@ from chaos_core.distributions import Distribution
 from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
+Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT"]
 Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
 _OUR_NAME = re.compile(
-    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)(?:-(?:in|out|hook|\d{{1,4}}))?"
+    rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)"
+    r"(?:-(?:in|out|hook|w|\d{1,4}))?"
 )
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
@@ -211,7 +213,7 @@ class Rule:
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT"]
+    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT"]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -234,6 +236,7 @@ class Rule:
     mark: int = 0
     mask: int = 0
     reject_with: str = ""
+    to_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +248,8 @@ class Chain:
 
     name: str
     family: Family
-    table: Literal["mangle", "filter"]
-    hook: Literal["POSTROUTING", "INPUT", "OUTPUT"]
+    table: Literal["mangle", "filter", "nat"]
+    hook: Hook
     rules: tuple[Rule, ...]
     backend: Backend = "xtables"
 
@@ -285,6 +288,19 @@ class Holder:
     rate: int = 0
     mode: Literal["read", "write", "both"] = "both"
     count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A program of ours that uses the network, in a process of its own, without privileges.
+
+    ``program`` is one of the agent's workers, ``arguments`` are its own, as JSON. Its lease
+    is held as a Holder's.
+    """
+
+    name: str
+    program: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,6 +431,7 @@ Effect = (
     | IngressPipe
     | Chain
     | Holder
+    | Worker
     | Unit
     | Restart
     | Kill
@@ -534,6 +551,8 @@ def describe(effect: Effect) -> str:
         case Holder():
             ramp = f", over {effect.ramp / 1_000_000:g} s" if effect.ramp else ""
             return f"holder {effect.name}: {_work(effect)}{ramp}"
+        case Worker():
+            return f"worker {effect.name}: {effect.program} {effect.arguments}"
         case Unit():
             return f"unit   {effect.unit}: {effect.state}"
         case Restart():
@@ -627,4 +646,5 @@ def _rule(rule: Rule) -> str:
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
-    return " ".join([*parts, f"→ {target}", rule.reject_with]).rstrip()
+    detail = str(rule.to_port) if target == "REDIRECT" else rule.reject_with
+    return " ".join([*parts, f"→ {target}", detail]).rstrip()

@@ -29,6 +29,7 @@ from chaos_core.effects import (
     Stop,
     UndoTimer,
     Unit,
+    Worker,
 )
 from chaos_core.envelope import Envelope
 from chaos_core.node import NodeView
@@ -79,7 +80,7 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case Pipe(tbf=tbf) if tbf is not None:
                 cut += 1
                 delay = max(delay, tbf.limit / tbf.rate * 1e6)
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit():
+            case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit() | Worker():
                 cut += 1
             case UndoTimer(undo=undo):
                 cut += not all('"effect":"Run"' in text for text in undo)

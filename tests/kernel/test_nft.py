@@ -131,14 +131,17 @@ def test_every_rule_is_listed_as_it_was_written(host: Host, family: Family) -> N
     )
     rejects = (
         Rule("REJECT", match_set=name, set_side="dst"),
+        Rule("REJECT", reject_with="icmp6-addr-unreachable" if six else "icmp-host-unreachable"),
         Rule("REJECT", protocol="tcp", match_set=name, set_side="dst", reject_with="tcp-reset"),
         Rule("REJECT", protocol="udp", match_set=name, set_side="dst", **ports),
     )
+    redirect = Rule("REDIRECT", protocol="tcp", destination_ports=("80",), to_port=8080)
     apply(
         host,
         LeasedSet(name, family, (net,), "nft"),
         Chain("CHAOS-0000000a-out", family, "mangle", "POSTROUTING", rules, "nft"),
         Chain("CHAOS-0000000a-in", family, "filter", "OUTPUT", rejects, "nft"),
+        Chain("CHAOS-0000000a-1", family, "nat", "PREROUTING", (redirect,), "nft"),
     )
 
 

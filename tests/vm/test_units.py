@@ -117,6 +117,30 @@ def test_systemd_ends_it_when_the_keeper_is_gone(app: Drill, kind: str, number: 
     app.resume()
 
 
+def test_a_proxy_hurts_requests_and_ends_with_its_lease(app: Drill) -> None:
+    """It is a service of systemd's, outside of the keeper's sandbox and gone after all ends."""
+    before = state(app)
+    words = (f"port={PORT}", "status=503", "path=/")
+    with answers(app) as wire:
+        with app.fault("http.fault", *words, nodes=("n1",)):
+            wire.wait(HIT)
+            assert "-w.service loaded active running" in state(app)
+        wire.wait(lambda reply: not HIT(reply))
+        assert state(app) == before
+        with systemd_looks_away(app):
+            run = app.inject("http.fault", *words, nodes=("n1",), seconds=60)
+            run.reached("observe")
+            wire.wait(HIT)
+            hit_at = time.monotonic()
+            app.fleet.exec("n1", ["systemctl", "kill", "-s", "STOP", provision.KEEPER_UNIT])
+            assert wire.clean_after(hit_at, HIT) < BOUND_S
+            run.drop()
+        app.wait_for(lambda: state(app) == before, "all to be as before")
+    assert not app.node("n1")["quarantine"]
+    app.abort()
+    app.resume()
+
+
 def test_a_killed_keeper_recovers_and_no_timer_is_left(app: Drill) -> None:
     before = state(app)
     run = app.inject("process.pause", "unit=app", nodes=("n1",), seconds=120)

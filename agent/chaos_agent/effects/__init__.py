@@ -14,8 +14,11 @@ from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from chaos_agent.linux.host import Host
-from chaos_core.effects import Effect, UndoTimer
+from chaos_core.effects import Effect, UndoTimer, Worker
 from chaos_core.errors import ChaosError
+
+# What comes after one of these in a fault is applied once it is read back as in force.
+AWAITED = (Worker,)
 
 
 class Ops(Protocol):

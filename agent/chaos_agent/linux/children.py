@@ -102,20 +102,26 @@ class Children:
 
 
 def find() -> dict[int, str]:
-    """Every holder on this host as pid → name, whoever started it, by its command line."""
+    """Holders and workers on this host as pid → name, whoever started them, by command line."""
     pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     return {pid: name for pid in pids if (name := holder_name(pid))}
 
 
 def holder_name(pid: int) -> str | None:
-    """The name of that holder; empty for another process, None for one that ends or has ended."""
+    """The name of that holder or worker; empty for another process, None for one that ends
+
+    or has ended.
+    """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return None
     if words == [b""]:
         return None
-    if len(words) > 4 and words[3].endswith(b"/chaos_agent/holder.py"):
+    if len(words) > 4 and (
+        words[3].endswith(b"/chaos_agent/holder.py")
+        or words[1:4] == [b"-I", b"-m", b"chaos_agent.workers"]
+    ):
         name = words[4].decode(errors="replace")
         return name if is_ours(name) else ""
     return ""

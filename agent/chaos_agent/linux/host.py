@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from chaos_agent.linux.routes import Routes
     from chaos_agent.linux.systemd import Systemd
     from chaos_agent.linux.tc import Tc
+    from chaos_agent.linux.workers import Workers
     from chaos_agent.linux.xtables import Xtables
     from chaos_core.effects import Backend
 
@@ -92,6 +93,12 @@ class Host:
         return Children()
 
     @cached_property
+    def workers(self) -> Workers:
+        from chaos_agent.linux.workers import Workers
+
+        return Workers(self.systemd)
+
+    @cached_property
     def systemd(self) -> Systemd:
         from chaos_agent.linux.systemd import Systemd
 
@@ -99,7 +106,7 @@ class Host:
 
     def close(self) -> None:
         """Close sockets. Holders lose their parent's pipe by this, and end."""
-        for name in ("tc", "sets", "nft", "children", "systemd"):
+        for name in ("tc", "sets", "nft", "children", "workers", "systemd"):
             adapter = self.__dict__.pop(name, None)
             if adapter is not None:
                 adapter.close()

@@ -22,9 +22,10 @@ SET_TYPE = "interval"
 _FAMILY: dict[Family, str] = {4: "ip", 6: "ip6"}
 _FAMILIES: dict[str, Family] = {"ip": 4, "ip6": 6}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-# nf_ip_hook_priorities, less one: NF_IP_PRI_MANGLE and NF_IP_PRI_FILTER.
-_PRIORITY = {"mangle": -151, "filter": -1}
+# nf_ip_hook_priorities, less one: NF_IP_PRI_MANGLE, FILTER and NAT_DST.
+_PRIORITY = {"mangle": -151, "filter": -1, "nat": -101}
 _REJECT = {4: "icmp", 6: "icmpv6"}
+_REJECT_PREFIX = {4: "icmp-", 6: "icmp6-"}  # of xtables' names for the same
 _ICMPV6 = {
     "133": "nd-router-solicit",
     "134": "nd-router-advert",
@@ -223,7 +224,7 @@ def _where(chain: Chain) -> dict[str, str]:
 
 def _hook(chain: Chain) -> dict[str, Any]:
     return {
-        "type": "filter",
+        "type": "nat" if chain.table == "nat" else "filter",
         "hook": chain.hook.lower(),
         "prio": _PRIORITY[chain.table],
         "policy": "accept",
@@ -239,6 +240,7 @@ _KNOWN = frozenset(
         *("target", "source", "destination", "protocol", "source_ports", "destination_ports"),
         *("icmpv6_type", "in_device", "out_device", "match_set", "set_side", "probability"),
         *("mark", "mask", "reject_with", "uid", "syn", "per_day", "burst", "every"),
+        "to_port",
     }
 )
 
@@ -287,10 +289,13 @@ def _verdict(rule: Rule, family: Family) -> Iterator[Command]:
     yield {"counter": {"packets": 0, "bytes": 0}}
     if rule.target == "DROP":
         yield {"drop": None}
+    elif rule.target == "REDIRECT":
+        yield {"redirect": {"port": rule.to_port}}
     elif rule.reject_with == "tcp-reset":
         yield {"reject": {"type": "tcp reset"}}
     elif rule.target == "REJECT":
-        yield {"reject": {"type": _REJECT[family], "expr": rule.reject_with or "port-unreachable"}}
+        why = rule.reject_with.removeprefix(_REJECT_PREFIX[family]) or "port-unreachable"
+        yield {"reject": {"type": _REJECT[family], "expr": why}}
     else:
         # The bits that are set next are kept as well, which is how the kernel lists it.
         kept = {"&": [_meta("mark"), _ALL_MARKS & ~rule.mask | rule.mark]}

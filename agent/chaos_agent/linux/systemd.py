@@ -6,6 +6,7 @@ called ``chs-…`` and are found without the bus: they are files in ``TRANSIENT`
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ _MOST_CPU, _LAST_TO_GO = 10_000, -900
 _TRIES = 30
 HOOK = "-hook"
 _LOG_LINES = 100
+_WORKER_MEMORY, _WORKER_TASKS = 128 * 2**20, 32
 _NAME = "org.freedesktop.systemd1"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 # To stop a unit stops those too, systemd.unit(5).
@@ -173,7 +175,7 @@ class Systemd:
 
     def armed(self) -> list[str]:
         """Names of our timers, waiting or at work. Asks the file system only."""
-        return sorted(name for name in _ours() if not name.endswith(HOOK))
+        return sorted(name for name in _ours() if name.rpartition("-")[2].isdigit())
 
     def is_waiting(self, name: str) -> bool:
         """Whether that timer is going to run out."""
@@ -249,6 +251,50 @@ class Systemd:
                 self._call("ResetFailedUnit", "s", f"{name}.service")
             self._wait(lambda: name not in self.jobs(), name)
 
+    # ── workers ───────────────────────────────────────────────────────────────────────────
+
+    def serve(self, name: str, argv: Sequence[str], line: int) -> None:
+        """Start a service of ours whose stdin and stdout are the socket ``line``.
+
+        It has no privileges, no files and a user of its own, and is gone when it ends.
+        """
+        properties = [
+            ("Description", ("s", "Chaos agent: a worker")),
+            ("Type", ("s", "exec")),
+            ("CollectMode", ("s", "inactive-or-failed")),
+            ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
+            ("StandardInputFileDescriptor", ("h", line)),
+            ("StandardOutputFileDescriptor", ("h", line)),
+            ("StandardError", ("s", "journal")),
+            ("DynamicUser", ("b", True)),
+            ("NoNewPrivileges", ("b", True)),
+            ("CapabilityBoundingSet", ("t", 0)),
+            ("PrivateDevices", ("b", True)),
+            ("ProtectHome", ("s", "yes")),
+            ("RestrictNamespaces", ("t", 0)),
+            ("RestrictAddressFamilies", ("(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"]))),
+            ("MemoryMax", ("t", _WORKER_MEMORY)),
+            ("TasksMax", ("t", _WORKER_TASKS)),
+            ("OOMScoreAdjust", ("i", 1000)),
+            ("KillSignal", ("i", signal.SIGKILL)),
+        ]
+        unit = f"{name}.service"
+        self._call("StartTransientUnit", "ssa(sv)a(sa(sv))", unit, "fail", properties, [])
+
+    def serves(self, name: str) -> bool:
+        """Whether there is a service of ours of that name. Asks the file system only."""
+        return (TRANSIENT / f"{name}.service").exists()
+
+    def dismiss(self, name: str) -> None:
+        """See a service of ours gone, at once if it has not ended by itself. Idempotent."""
+        if self.serves(name):
+            try:
+                self.stop(f"{name}.service")
+            except Unsupported:  # not loaded any more, if it is not there any more
+                if self.serves(name):
+                    raise
+        self._wait(lambda: not self.serves(name), f"{name}.service does not go away")
+
     # ── the bus ───────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
@@ -284,7 +330,9 @@ class Systemd:
         where = DBusAddress(path or "/org/freedesktop/systemd1", _NAME, interface)
         try:
             if self._bus is None:
-                self._bus = open_dbus_connection("SYSTEM", auth_timeout=_PATIENCE_S)
+                self._bus = open_dbus_connection(
+                    "SYSTEM", enable_fds=True, auth_timeout=_PATIENCE_S
+                )
             message = new_method_call(where, method, signature, body)
             return unwrap_msg(self._bus.send_and_get_reply(message, timeout=_PATIENCE_S))
         except DBusErrorResponse as error:

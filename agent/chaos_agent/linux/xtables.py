@@ -29,7 +29,7 @@ from chaos_core.effects import Chain, Family, is_ours
 from chaos_core.errors import ChaosError, NotInForce, Unsupported
 
 FAMILIES: tuple[Family, ...] = (4, 6)
-TABLES = ("mangle", "filter")
+TABLES = ("mangle", "filter", "nat")
 _LOCK = Path("/run/xtables.lock")
 _LOCK_WAIT_S = 1.0
 _LETS_PASS = ("ACCEPT", "QUEUE", "NFQUEUE")  # the rest of the table is not asked any more

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +203,37 @@ def _build(built: Any, rule: Rule) -> Any:
         _match(built, "statistic", ("mode", "nth"), ("every", str(rule.every)), ("packet", last))
     if rule.per_day:
         _match(built, "limit", ("limit", f"{rule.per_day}/day"), ("limit-burst", str(rule.burst)))
+    if rule.target == "REDIRECT":
+        _load_nat(built.nfproto)
     target = built.create_target(rule.target)
     if rule.target == "MARK":
         target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")
     if rule.target == "REJECT" and rule.reject_with:
         target.set_parameter("reject-with", rule.reject_with)
+    if rule.target == "REDIRECT":
+        target.set_parameter("to-ports", str(rule.to_port))
+        target._final_check()  # completes it; the public way diverts stdout for a while
     return built
+
+
+@cache
+def _load_nat(family: int) -> None:
+    """Make the targets of libxt_NAT known for one family.
+
+    libxtables registers of a library only what is of the family that it is first loaded
+    for, which is made for tools that serve one. So each family gets a copy of its own.
+    """
+    library = Path(os.environ["XTABLES_LIBDIR"], "libxt_NAT.so")
+    try:
+        data = library.read_bytes()
+    except OSError as error:
+        raise Unsupported(f"iptables has no NAT targets: {error}") from None
+    iptc().xtables.xtables._xtables_set_nfproto(family)
+    descriptor = os.memfd_create(library.name)
+    with os.fdopen(descriptor, "wb") as copy:
+        copy.write(data)
+        copy.flush()
+        ctypes.CDLL(f"/proc/self/fd/{descriptor}")
 
 
 def build_jump(table: Any, family: Family, chain: str) -> Any:

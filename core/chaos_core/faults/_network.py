@@ -20,6 +20,7 @@ from chaos_core.effects import (
     Effect,
     Family,
     FixedSet,
+    Hook,
     IngressPipe,
     LeasedSet,
     Netem,
@@ -321,16 +322,20 @@ class NetworkFault(Fault, ABC):
         direction: Literal["in", "out"],
         verdict: Rule,
         *,
-        table: Literal["mangle", "filter"] = "mangle",
+        table: Literal["mangle", "filter", "nat"] = "mangle",
     ) -> tuple[Chain, ...]:
-        """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours."""
+        """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours.
+
+        In table ``nat`` they are only those that open a connection, before they are routed.
+        """
+        hook: Hook = "INPUT" if direction == "in" else "OUTPUT"
         verdict = self._sent_by(node, verdict)
         return tuple(
             Chain(
                 name=f"{CHAIN_PREFIX}{fault_id}-{direction}",
                 family=family,
                 table=table,
-                hook="INPUT" if direction == "in" else "OUTPUT",
+                hook="PREROUTING" if (table, direction) == ("nat", "in") else hook,
                 backend=node.backend,
                 rules=(
                     *self._spared(node, family, direction),

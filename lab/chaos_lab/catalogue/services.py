@@ -84,6 +84,7 @@ MEASURES = (
     Measure("process.pause", "unit=app", "no answer", Down),
     Measure("process.pause", "unit=app cmdline=http.server", "no answer", Down),
     Measure("unit.stop", "unit=app", "no answer", Down),
+    Measure("http.fault", f"port={PORT} status=503", "no answer but 503", Down),
     Measure("unit.restart", "unit=app", "another main process", Anew, lasts=False),
     Measure("process.kill", "unit=app", "another main process", Anew, lasts=False),
 )

@@ -142,8 +142,9 @@ for number in itertools.count(1):
     try:
         with socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.3) as asked:
             asked.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')
-            asked.recv(1)
-        print(number, (time.perf_counter() - start) * 1000, flush=True)
+            well = b' 200 ' in asked.recv(32)
+        took = (time.perf_counter() - start) * 1000
+        print(number, took if well else 'none', flush=True)
     except OSError:
         print(number, 'none', flush=True)
     time.sleep(0.05)
@@ -151,7 +152,10 @@ for number in itertools.count(1):
 
 
 class Answers(Pings):
-    """A service's answers to a VM, fifteen times a second; one that takes 0.3 s is missing."""
+    """A service's answers to a VM, fifteen times a second.
+
+    One that takes 0.3 s is missing, and so is one with a status other than 200.
+    """
 
     def __init__(self, fleet: Fleet, source: str, address: str, port: int) -> None:
         self.interval = 0.05

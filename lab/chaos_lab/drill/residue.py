@@ -37,7 +37,7 @@ for dev in $(ls /sys/class/net); do
   tc filter show dev $dev ingress 2>/dev/null || true
 done
 echo "== cgroups"; find /sys/fs/cgroup -type d -name 'chs-*'
-echo "== processes"; pgrep -c -f chaos_agent/holder || true
+echo "== processes"; pgrep -c -f "chaos_agent[/.](holder|workers)" || true
 echo "== files"
 find /etc/chaos /run/chaos /var/lib/chaos-agent /run/systemd/system -printf '%y %m %u %p\n' |
   grep -v -E 'journal|epoch' | sort

@@ -47,6 +47,7 @@ KINDS = (
     Kind("disk.fill", (f"path={STATE}", "size=64MiB", "system=true"), "holder"),
     Kind("io.stress", (f"path={STATE}", "rate=2MiB", "system=true"), "holder"),
     Kind("fd.exhaust", ("count=20000",), "holder"),
+    Kind("http.fault", ("port=9", "status=503"), "holder"),
     Kind("process.pause", (f"unit={VICTIM}",), "victim"),
     Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
     Kind("cpu.throttle", (f"unit={VICTIM}", "percent=5%"), "victim"),

@@ -36,7 +36,7 @@ _EVERY_S = 0.1
 _CLOCK_S = 1.0  # how far the clock may be from where it was
 # How the command lines of ours end (keeper, link) or what is in them (holder).
 _RESIDENT = {b"run": "keeper", b"link": "link"}
-_HOLDER = b"/chaos_agent/holder.py"
+_HOLDER = (b"/chaos_agent/holder.py", b"chaos_agent.workers")
 
 
 def ours() -> dict[str, dict[int, str]]:

@@ -1,0 +1,51 @@
+"""Worker: a process of ours with a network, held by its own SIGKILL timer."""
+
+from __future__ import annotations
+
+from chaos_agent.linux import children
+from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.host import Host
+from chaos_core.effects import Worker
+from chaos_core.envelope import MAX_DURATION
+from chaos_core.errors import NotInForce, Unsupported
+
+
+class WorkerOps:
+    def apply(
+        self, host: Host, effect: Worker, expires_at_us: int, deadline_us: int | None = None
+    ) -> None:
+        self.revert(host, effect)
+        now = now_us()
+        if deadline_us is None:
+            deadline_us = now + MAX_DURATION
+        if min(expires_at_us, deadline_us) <= now:
+            raise NotInForce("the lease is over", where=effect.name, hint="apply under a new lease")
+        host.workers.start(
+            effect.name, effect.program, effect.arguments, expires_at_us, deadline_us
+        )
+
+    def verify(self, host: Host, effect: Worker) -> str | None:
+        try:
+            pid = host.workers.pid(effect.name)
+        except Unsupported as error:
+            raise NotInForce(error.what) from None
+        if pid is None:
+            return f"worker {effect.name} is starting"
+        return f"worker {effect.name} is stopped" if children.stopped(pid) else None
+
+    def renew(self, host: Host, effect: Worker, expires_at_us: int) -> None:
+        if not host.workers.renew(effect.name, expires_at_us):
+            raise NotInForce(
+                f"not renewed: worker {effect.name} has ended",
+                where=effect.name,
+                hint="a lapsed lease takes a new apply",
+            )
+
+    def revert(self, host: Host, effect: Worker) -> None:
+        host.workers.stop(effect.name)
+
+    def absent(self, host: Host, effect: Worker) -> str | None:
+        return host.workers.left(effect.name)
+
+
+OPS = WorkerOps()
