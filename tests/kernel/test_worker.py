@@ -266,6 +266,59 @@ def test_a_proxy_that_does_not_start_is_a_fault_that_was_never_there(
     assert unproxied(("GET", "/"))[0][0] == 200
 
 
+# ── connections ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def pool(net: Any) -> Iterator[Callable[[int], str]]:
+    """Starts a service at the peer that takes so many connections, and has no backlog."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def serve(most: int) -> str:
+        program = (
+            "import socket\n"
+            "s = socket.create_server(('', 5432), backlog=1)\n"
+            "print(flush=True)\n"
+            f"held = [s.accept()[0] for _ in range({most})]\n"
+            "s.close(); input()\n"
+        )
+        words = [*net._there, sys.executable, "-c", program]
+        started.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert started[-1].stdout is not None
+        started[-1].stdout.readline()
+        return f"{net.peer[4]}:5432"
+
+    yield serve
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def open_connections(sh: Callable[..., str]) -> int:
+    return len(sh("ss", "-Htn", "state", "established", "dport = 5432").splitlines())
+
+
+def test_connections_are_held_renewed_and_gone_with_the_fault(
+    node: Any, pool: Callable[[int], str], sh: Callable[..., str]
+) -> None:
+    fault = node.apply("connections.hold", to=pool(1000), count=60, rate=1000)
+    node.await_in_force(fault)
+    assert open_connections(sh) == 60
+    node.grant("r-1")
+    node.supervisor.obey(Revert(fault=fault), now_us())
+    assert (node.status(fault).state, node.status(fault).clean) == ("ended", True)
+    assert open_connections(sh) == 0
+
+
+def test_a_pool_that_is_full_is_told_and_not_called_in_force(
+    node: Any, pool: Callable[[int], str], wait_for: Callable[..., None]
+) -> None:
+    """Those that it did take are held: that is the effect. But it is not what was asked."""
+    fault = node.apply("connections.hold", to=pool(20), count=60, rate=1000)
+    wait_for(lambda: not node.look() and "20 of 60" in node.status(fault).detail)
+    assert node.status(fault).state == "applying"
+
+
 # ── the lease ─────────────────────────────────────────────────────────────────────────────
 
 

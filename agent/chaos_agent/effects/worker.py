@@ -26,12 +26,12 @@ class WorkerOps:
 
     def verify(self, host: Host, effect: Worker) -> str | None:
         try:
-            pid = host.workers.pid(effect.name)
+            pid, missing = host.workers.look(effect.name)
         except Unsupported as error:
             raise NotInForce(error.what) from None
-        if pid is None:
-            return f"worker {effect.name} is starting"
-        return f"worker {effect.name} is stopped" if children.stopped(pid) else None
+        if pid and children.stopped(pid):
+            missing = "it is stopped"
+        return f"worker {effect.name}: {missing}" if missing else None
 
     def renew(self, host: Host, effect: Worker, expires_at_us: int) -> None:
         if not host.workers.renew(effect.name, expires_at_us):

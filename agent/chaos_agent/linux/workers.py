@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from chaos_agent.linux import children
 from chaos_agent.linux.systemd import RUNNING, Systemd
 from chaos_core.errors import Unsupported
+from chaos_core.text import printable
 
 _MODULE = "chaos_agent.workers"
+_HEARD, _SAID = 4096, 200  # bytes of what a worker says that are kept, and told
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class Workers:
     def start(
         self, name: str, program: str, arguments: str, expires_us: int, deadline_us: int
     ) -> None:
-        """Start a worker; ``pid`` says when it works. Raises Unsupported."""
+        """Start a worker; ``look`` says when it works. Raises Unsupported."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._running[name] = run = _Run(ours)
@@ -51,23 +53,29 @@ class Workers:
                     argv, stdin=line, stdout=line, stderr=subprocess.DEVNULL, env={}, cwd="/"
                 )
 
-    def pid(self, name: str) -> int | None:
-        """The worker's pid once it works; None before. Raises Unsupported when it is no more."""
+    def look(self, name: str) -> tuple[int, str]:
+        """The worker's pid and what it says is missing, which is nothing when it does its work.
+
+        Raises Unsupported when it is no more.
+        """
         run = self._running.get(name)
         if run is None:
             raise Unsupported(f"worker {name} is none of this keeper's")
         try:
             while not run.ended and (said := run.line.recv(4096)):
-                run.heard += said
+                run.heard = (run.heard + said)[-_HEARD:]
             run.ended = True
         except BlockingIOError:
             pass
         except OSError:
             run.ended = True
-        words = run.heard.split()
         if run.ended:
             raise Unsupported(f"worker {name} has ended")
-        return int(words[1]) if len(words) > 1 else None
+        *lines, _ = run.heard.split(b"\n")
+        if not lines:
+            return 0, "it is starting"
+        pid, _, text = lines[-1].decode(errors="replace").partition(" ")
+        return int(pid) if pid.isdigit() else 0, printable(text, _SAID)
 
     def renew(self, name: str, expires_us: int) -> bool:
         """Tell a worker its new expiry; False when it is no more, or reads nothing."""

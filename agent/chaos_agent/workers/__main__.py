@@ -2,8 +2,8 @@
 
 Times are CLOCK_BOOTTIME in µs. The last holder of the lease is the kernel: the SIGKILL
 timer of ``holder.py``. Renewals are lines on stdin with a new expiry; its end is the end,
-so the keeper's death is ours. PARENT is a pid, for PR_SET_PDEATHSIG, or 0. Once the
-program works, ``ready PID`` is written to stdout.
+so the keeper's death is ours. PARENT is a pid, for PR_SET_PDEATHSIG, or 0. What the
+program tells is written to stdout, as lines with our pid before each.
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ def main() -> None:
 
     serve = importlib.import_module(f"chaos_agent.workers.{program}").serve
 
-    def ready() -> None:
-        os.write(1, f"ready {os.getpid()}\n".encode())
+    last = ""
 
-    asyncio.run(serve(json.loads(arguments), ready))
+    def tell(text: str) -> None:
+        nonlocal last
+        line = f"{os.getpid()} {text}".strip()
+        if line != last:
+            os.write(1, f"{line}\n".encode())
+        last = line
+
+    asyncio.run(serve(json.loads(arguments), tell))
 
 
 def _mind(lease: Lease) -> None:

@@ -66,7 +66,7 @@ class Harm:
         return 0
 
 
-async def serve(arguments: dict[str, Any], ready: Callable[[], object]) -> None:
+async def serve(arguments: dict[str, Any], tell: Callable[[str], object]) -> None:
     """Listen on ``port`` of all addresses, and proxy until killed."""
     harm = Harm(**arguments["harm"])
     turns = asyncio.Semaphore(_CONNECTIONS)
@@ -81,7 +81,7 @@ async def serve(arguments: dict[str, Any], ready: Callable[[], object]) -> None:
         await asyncio.start_server(take, sock=listening)
         for listening in _sockets(int(arguments["port"]))
     ]
-    ready()
+    tell("")
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 

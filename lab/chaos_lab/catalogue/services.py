@@ -80,11 +80,38 @@ class Anew(Service):
         return f"another main process, answers again: {new and back < _BACK_S}", new
 
 
+class Held(Service):
+    """Connections to it that are open, counted on the node."""
+
+    COUNT = 100
+
+    def during(self) -> tuple[str, bool]:
+        held = self.held()
+        return f"{held} open", held == self.COUNT
+
+    def held(self) -> int:
+        words = ["ss", "-Htn", "state", "established", f"dport = {PORT}"]
+        return len(self.drill.fleet.exec(NODE, words).stdout.splitlines())
+
+    def gone_after(self, since: float) -> float:
+        while time.monotonic() < since + _BACK_S:
+            now = time.monotonic()
+            if self.held() == 0:
+                return now - since
+        return _BACK_S
+
+
 MEASURES = (
     Measure("process.pause", "unit=app", "no answer", Down),
     Measure("process.pause", "unit=app cmdline=http.server", "no answer", Down),
     Measure("unit.stop", "unit=app", "no answer", Down),
     Measure("http.fault", f"port={PORT} status=503", "no answer but 503", Down),
+    Measure(
+        "connections.hold",
+        f"to=127.0.0.1:{PORT} count={Held.COUNT}",
+        f"{Held.COUNT} open connections",
+        Held,
+    ),
     Measure("unit.restart", "unit=app", "another main process", Anew, lasts=False),
     Measure("process.kill", "unit=app", "another main process", Anew, lasts=False),
 )
