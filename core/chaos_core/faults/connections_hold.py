@@ -34,7 +34,7 @@ class ConnectionsHold(Fault):
     """
 
     kind = "connections.hold"
-    summary = "hold connections to a service open and idle"
+    summary = "hold connections to a service open, idle"
     lease_holder = "a SIGKILL timer of the process that holds them, in the kernel"
     example = "to=10.0.0.2:5432 count=100"
     risky = True
