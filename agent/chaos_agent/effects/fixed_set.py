@@ -18,8 +18,7 @@ class FixedSetOps:
         deadline_us: int | None = None,  # noqa: ARG002
     ) -> None:
         host.sets.create(effect.name, effect.family, effect.kind, timeout=None)
-        for entry in effect.entries:
-            host.sets.keep(effect.name, effect.family, entry)
+        host.sets.keep(effect.name, effect.family, effect.entries)
 
     def verify(self, host: Host, effect: FixedSet) -> str | None:
         head = host.sets.head(effect.name)

@@ -100,16 +100,17 @@ class IpSets:
             self._ipset.flush(name)
 
     @kernel_call
-    def keep(self, name: str, family: Family, entry: str) -> None:
-        """Add an entry that stays to a set without timeouts, written as FixedSet has it."""
-        cidr, _, ending = entry.partition(",")
-        protocol, _, port = ending.partition(":")
-        if ending:
-            parts: Any = (cidr, PortEntry(int(port), _PROTOCOLS[protocol]))
-        else:
-            parts = (cidr,)
-        etype = "net,port" if ending else "net"
-        self._ipset.add(name, parts, family=_AF[family], exclusive=False, etype=etype)
+    def keep(self, name: str, family: Family, entries: Iterable[str]) -> None:
+        """Add entries that stay to a set without timeouts, written as FixedSet has them."""
+        for entry in entries:
+            cidr, _, ending = entry.partition(",")
+            protocol, _, port = ending.partition(":")
+            if ending:
+                parts: Any = (cidr, PortEntry(int(port), _PROTOCOLS[protocol]))
+            else:
+                parts = (cidr,)
+            etype = "net,port" if ending else "net"
+            self._ipset.add(name, parts, family=_AF[family], exclusive=False, etype=etype)
 
     @kernel_call
     def kept(self, name: str) -> set[str]:
