@@ -26,7 +26,7 @@ class StopOps:
         """Nothing to do: the UndoTimer before it is renewed."""
 
     def revert(self, host: Host, effect: Stop) -> None:  # noqa: ARG002
-        _send(processes.stopped(effect.victims), "SIGCONT")
+        _send(effect.victims, "SIGCONT")  # to all: a stop may still be on its way to one
 
     def absent(self, host: Host, effect: Stop) -> str | None:  # noqa: ARG002
         left = processes.stopped(effect.victims)
