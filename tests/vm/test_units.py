@@ -14,32 +14,20 @@ import pytest
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
+from chaos_lab.catalogue.services import PORT, give
 from chaos_lab.drill import units
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Answers, delayed
 
-PORT = 8080
 HIT = delayed(250)
 KINDS = ["process.pause", "unit.stop"]
 BOUND_S = 5
-_UNIT = f"""
-[Service]
-ExecStart=/usr/bin/python3 -m http.server {PORT}
-User=nobody
-Restart=always
-RestartSec=1
-[Install]
-Alias=front.service
-WantedBy=multi-user.target
-"""
 
 
 @pytest.fixture(scope="module")
 def app(system: Drill) -> Iterator[Drill]:
     """``app.service``, also called ``front.service``, answers on n1."""
-    system.fleet.put("n1", "/etc/systemd/system/app.service", _UNIT)
-    system.fleet.exec("n1", ["systemctl", "daemon-reload"])
-    system.fleet.exec("n1", ["systemctl", "enable", "--now", "app"])
+    give(system)
     yield system
     system.fleet.exec("n1", ["systemctl", "disable", "--now", "app"])
 

@@ -30,11 +30,7 @@ class HolderOps:
         if host.children.running(effect.name) and self._caps_differ(host, effect) is None:
             return
         self.revert(host, effect)
-        now = now_us()
-        if deadline_us is None:
-            deadline_us = now + MAX_DURATION
-        if min(expires_at_us, deadline_us) <= now:
-            raise NotInForce("the lease is over", where=effect.name, hint="apply under a new lease")
+        deadline_us = deadline(effect.name, expires_at_us, deadline_us)
         cgroups = host.cgroups.create(effect.name, _caps(effect))
         host.children.start(effect.name, _words(effect), expires_at_us, deadline_us, cgroups)
 
@@ -159,6 +155,18 @@ def _words(effect: Holder) -> tuple[str | int, ...]:
 def _slack(size: int) -> int:
     """How much may be missing: half a per cent, at least 256 KiB of the interpreter's own ebb."""
     return max(256 * 1024, size // 200)
+
+
+def deadline(name: str, expires_at_us: int, deadline_us: int | None) -> int:
+    """When a process that is started now ends, whatever is granted to it.
+
+    Raises NotInForce when its lease is over before it is started.
+    """
+    now = now_us()
+    end = now + MAX_DURATION if deadline_us is None else deadline_us
+    if min(expires_at_us, end) <= now:
+        raise NotInForce("the lease is over", where=name, hint="apply under a new lease")
+    return end
 
 
 OPS = HolderOps()

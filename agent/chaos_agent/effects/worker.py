@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from chaos_agent.effects.holder import deadline
 from chaos_agent.linux import children
-from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Worker
-from chaos_core.envelope import MAX_DURATION
 from chaos_core.errors import NotInForce, Unsupported
 
 
@@ -15,11 +14,7 @@ class WorkerOps:
         self, host: Host, effect: Worker, expires_at_us: int, deadline_us: int | None = None
     ) -> None:
         self.revert(host, effect)
-        now = now_us()
-        if deadline_us is None:
-            deadline_us = now + MAX_DURATION
-        if min(expires_at_us, deadline_us) <= now:
-            raise NotInForce("the lease is over", where=effect.name, hint="apply under a new lease")
+        deadline_us = deadline(effect.name, expires_at_us, deadline_us)
         host.workers.start(
             effect.name, effect.program, effect.arguments, expires_at_us, deadline_us
         )

@@ -17,13 +17,14 @@ User=nobody
 Restart=always
 RestartSec=1
 [Install]
+Alias=front.service
 WantedBy=multi-user.target
 """
 _BACK_S = 10.0
 
 
 def give(drill: Drill) -> None:
-    """Install ``app.service``, which answers on the node, and start it."""
+    """Install ``app.service``, also called ``front``, which answers on the node; and start it."""
     drill.fleet.put(NODE, "/etc/systemd/system/app.service", _UNIT)
     drill.fleet.exec(NODE, ["systemctl", "daemon-reload"])
     drill.fleet.exec(NODE, ["systemctl", "enable", "--now", "app"])
