@@ -447,10 +447,11 @@ def test_they_stand_beside_the_users_own_and_lapse_with_nobody_alive(
         fault = node.apply(kind, peers=",".join(addresses), **params)
         assert node.status(fault).state == "in_force", node.status(fault).detail
         node.grant("r-1")
-    times = net.echo()
+    looks = [net.echo() for _ in range(6)]
     for family in (4, 6):
-        assert times[family, net.peer[family]] is None
-        assert times[family, net.bystander[family]]
+        # A flip in the MAC of the sender, say, is one that nobody checks: one in seven.
+        assert None in {times[family, net.peer[family]] for times in looks}
+        assert all(times[family, net.bystander[family]] for times in looks)
     assert listing() == before
     node.engine.host.close()  # and nobody renews anything
     wait_for(lambda: all(late and late < 100 for late in net.echo(others=3).values()), 4)
