@@ -30,7 +30,10 @@ SYSTEMD = {
     "*.sysusers": ("usr/lib/sysusers.d", ".conf"),
     "*.tmpfiles": ("usr/lib/tmpfiles.d", ".conf"),
 }
-SOURCES = ("proto/chaos_proto", "core", "agent", "controller", "ctl", "lab", "systemd", "packaging")
+SOURCES = (
+    "proto/chaos_proto", "core", "experiment", "agent", "controller", "ctl", "lab", "systemd",
+    "packaging",
+)  # fmt: skip
 FILES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE")
 
 

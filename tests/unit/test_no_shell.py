@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TREES = ("agent", "controller", "proto/chaos_proto", "core", "ctl")
+TREES = ("agent", "controller", "proto/chaos_proto", "core", "ctl", "experiment")
 FILES = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
 SHELLS = {"sh", "bash", "dash", "zsh", "/bin/sh", "/bin/bash", "/usr/bin/env"}
 CALLS = {
