@@ -1,0 +1,53 @@
+"""When an experiment must end by itself. Pure; it fails closed.
+
+A condition that holds without a break for as long as it says is a breach, and so is one
+that nobody could evaluate for the grace: who cannot see must not go on hurting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chaos_core.units import Duration
+from chaos_experiment.conditions import Condition, Held
+from chaos_experiment.series import Series
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """Which condition, and the figure that decided it."""
+
+    condition: Condition
+    measured: str
+
+    def __str__(self) -> str:
+        return f"{self.condition.text} ({self.measured})"
+
+
+@dataclass(slots=True)
+class Guard:
+    """The abort conditions of one experiment, with what they were since when."""
+
+    conditions: tuple[Condition, ...]
+    grace: Duration
+    _since: dict[Condition, tuple[Held, int]] = field(default_factory=dict)
+
+    def watch(self, series: Series, now: int, health: float | None) -> Breach | None:
+        """Look at every condition; the first breach, if there is one."""
+        breaches = [self._look(each, series, now, health) for each in self.conditions]
+        return next((breach for breach in breaches if breach is not None), None)
+
+    def _look(
+        self, condition: Condition, series: Series, now: int, health: float | None
+    ) -> Breach | None:
+        reading = condition.read(series, now, health)
+        was, since = self._since.get(condition, (None, now))
+        if reading.held is not was:
+            since = now
+        self._since[condition] = (reading.held, since)
+        lasted = now - since
+        if reading.held is Held.YES and lasted >= condition.hold:
+            return Breach(condition, reading.measured)
+        if reading.held is Held.UNKNOWN and lasted >= self.grace:
+            return Breach(condition, f"cannot be evaluated for {self.grace}: {reading.measured}")
+        return None
