@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos_controller import clock
+from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.runs import Runs
@@ -42,11 +43,18 @@ class Aborts:
     """The operator's emergency brake."""
 
     def __init__(
-        self, authority: Authority, fleet: Fleet, runs: Runs, store: Store, log: Log
+        self,
+        authority: Authority,
+        fleet: Fleet,
+        runs: Runs,
+        experiments: Experiments,
+        store: Store,
+        log: Log,
     ) -> None:
         self._authority = authority
         self._fleet = fleet
         self._runs = runs
+        self._experiments = experiments
         self._store = store
         self._log = log
 
@@ -60,6 +68,7 @@ class Aborts:
         unwritten = await self._write(self._authority.latch)
         for session in self._fleet.sessions.values():
             session.revert("abort")
+        self._experiments.abort(f"{actor}: {reason}")
         self._runs.abort(f"{actor}: {reason}")
         nodes = frozenset({*carried, *self._fleet.sessions, *await self._known()})
         return Accepted(at, nodes, carried, unwritten)

@@ -15,6 +15,7 @@ from chaos_controller import clock
 from chaos_controller.aborts import Aborts
 from chaos_controller.access import Context, caller, certificate
 from chaos_controller.certificates import Certificates
+from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.limits import (
@@ -24,14 +25,18 @@ from chaos_controller.limits import (
     MAX_LISTED,
     MAX_REASON,
     MAX_TOKEN_TTL_S,
+    RECORD_PART,
     RELEASE_US,
     Buckets,
 )
 from chaos_controller.runs import Runs
 from chaos_controller.store import LatchRow, Revocation, Store
+from chaos_controller.timeline import Timeline
+from chaos_core import run as core
 from chaos_core.errors import InvalidInput, NodeUnreachable, Refused
 from chaos_core.faults import nearest
 from chaos_core.text import printable
+from chaos_experiment.record import Record
 from chaos_proto import pki
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -52,6 +57,7 @@ class Operator(rpc.OperatorServicer):
         authority: Authority,
         fleet: Fleet,
         runs: Runs,
+        experiments: Experiments,
         aborts: Aborts,
         certificates: Certificates,
         store: Store,
@@ -60,6 +66,7 @@ class Operator(rpc.OperatorServicer):
         self._authority = authority
         self._fleet = fleet
         self._runs = runs
+        self._experiments = experiments
         self._aborts = aborts
         self._certificates = certificates
         self._store = store
@@ -91,16 +98,51 @@ class Operator(rpc.OperatorServicer):
 
     async def Inject(self, request: pb.InjectRequest, context: Context) -> None:  # type: ignore[override]
         timeline = await _to_the_end(self._runs.inject(caller(context), request))
+        await self._follow(timeline, context)
+
+    async def _follow(self, timeline: Timeline, context: Context) -> None:
         async for event in timeline.follow():
             if event.verdict:
                 await self._runs.recorder.flush()
             await context.write(event)
 
+    async def Experiment(self, request: pb.ExperimentRequest, context: Context) -> None:  # type: ignore[override]
+        timeline = await _to_the_end(self._experiments.begin(caller(context), request))
+        await self._follow(timeline, context)
+
+    async def End(self, request: pb.EndRequest, context: Context) -> pb.EndResponse:
+        reason = printable(request.reason, MAX_REASON).strip()
+        if not reason:
+            raise InvalidInput("ending a run needs a reason", hint="--reason TEXT")
+        await self._known_run(request.run)
+        why = f"{caller(context)}: {reason}"
+        ended = self._experiments.end(request.run, why) or self._runs.end(request.run, why)
+        await self._store.audit(
+            actor=str(caller(context)), action="end", request=f"{request.run}: {reason}",
+            decision="accepted", outcome="ended" if ended else "it was over already",
+        )  # fmt: skip
+        return pb.EndResponse()
+
+    async def GetRecord(self, request: pb.GetRecordRequest, context: Context) -> None:  # type: ignore[override]
+        await self._runs.recorder.flush()
+        run = await self._known_run(request.run)
+        text = await self._store.record(request.run)
+        if text is None:
+            raise InvalidInput(
+                f"{request.run} is a single fault and has no report",
+                hint=f"chaosctl runs show {request.run}",
+            )
+        if run["verdict"] == core.Verdict.INTERRUPTED:  # by our start: it was never over for it
+            changes = {key: run[key] for key in ("verdict", "reason", "finished")}
+            text = Record.model_validate_json(text).model_copy(update=changes).model_dump_json()
+        for start in range(0, len(text), RECORD_PART):
+            await context.write(pb.RecordPart(json=text[start : start + RECORD_PART]))
+
     async def Watch(self, request: pb.WatchRequest, context: Context) -> None:  # type: ignore[override]
         if not request.run:
             await self._watch_all(context)
             return
-        live = self._runs.live.get(request.run)
+        live = self._experiments.live.get(request.run) or self._runs.live.get(request.run)
         if live is not None:
             async for event in live.timeline.follow():
                 await context.write(event)

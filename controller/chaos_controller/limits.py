@@ -40,6 +40,7 @@ ABORT_BURST: Final = 20.0
 MAX_NODES: Final = 1_000  # named by one request
 MAX_REASON: Final = 500  # bytes of a free text
 MAX_LISTED: Final = 1_000  # runs in one answer
+RECORD_PART: Final = 64 * 1024  # signs of a record in one message
 AUDIT_PAGE: Final = 500  # entries read at once
 MAX_TOKEN_TTL_S: Final = 30 * 86_400
 RELEASE_US: Final = 3_000_000  # for a node to look at itself and say so

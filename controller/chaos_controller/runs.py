@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -42,7 +42,6 @@ class Live:
     kind: str
     params: Mapping[str, str]  # by node
     draw: Draw | None
-    started: int
     machine: core.Run
     timeline: Timeline
     boots: dict[str, str] = field(default_factory=dict)
@@ -78,22 +77,44 @@ class Runs:
         """The runs on this node whose leases may be renewed."""
         return {live.id for live in self.live.values() if live.machine.may_hold and live.on(node)}
 
-    async def inject(self, actor: Identity, request: pb.InjectRequest) -> Timeline:
-        """Start a run, or raise why not. It goes on by itself from here."""
+    async def check(self, request: pb.InjectRequest) -> tuple[str, ...]:
+        """Raise why a run could not start now, as far as it can be told before; its nodes."""
+        nodes = await self._store.nodes()
+        wanted = await preflight.read(request, nodes, self._fleet)
+        self._check(wanted, new_id(), nodes, None, await self._store.occupied())
+        return wanted.nodes
+
+    def _check(
+        self,
+        wanted: preflight.Wanted,
+        run: str,
+        nodes: Mapping[str, Mapping[str, Any]],
+        latch: LatchRow | None,
+        occupied: Sequence[Occupied],
+    ) -> None:
+        now = clock.now()
+        preflight.check_open(self._authority, latch, now)
+        preflight.check_nodes(wanted, self._fleet, self._authority, now)
+        for node in wanted.nodes:
+            ceilings = self._fleet.sessions[node].envelope
+            preflight.check_sum(wanted, run, ceilings, self._beside(node))
+        preflight.check_radius(wanted, (row.node for row in occupied), nodes)
+
+    async def inject(
+        self, actor: Identity, request: pb.InjectRequest, *, run: str = ""
+    ) -> Timeline:
+        """Start a run, or raise why not. It goes on by itself from here.
+
+        ``run`` is its id if it is a step of an experiment.
+        """
         async with self._starting:
             nodes = await self._store.nodes()
             wanted = await preflight.read(request, nodes, self._fleet)
-            run = "r-" + "".join(secrets.choice(_ALPHABET) for _ in range(6))
+            run = run or new_id()
             faults = {node: secrets.token_hex(4) for node in wanted.nodes}
 
-            def check(latch: LatchRow | None, occupied: Any) -> None:
-                now = clock.now()
-                preflight.check_open(self._authority, latch, now)
-                preflight.check_nodes(wanted, self._fleet, self._authority, now)
-                for node in wanted.nodes:
-                    ceilings = self._fleet.sessions[node].envelope
-                    preflight.check_sum(wanted, run, ceilings, self._beside(node))
-                preflight.check_radius(wanted, (row.node for row in occupied), nodes)
+            def check(latch: LatchRow | None, occupied: Sequence[Occupied]) -> None:
+                self._check(wanted, run, nodes, latch, occupied)
 
             request_text = _audited(request)
             new = NewRun(
@@ -127,6 +148,13 @@ class Runs:
         now = clock.now()
         for live in list(self.live.values()):
             self._step(live, core.Abort(reason), now)
+
+    def end(self, run: str, reason: str) -> bool:
+        """End one run. False: it is not going on."""
+        live = self.live.get(run)
+        if live is not None:
+            self._step(live, core.Abort(reason), clock.now())
+        return live is not None
 
     def suspend(self, reason: str) -> None:
         """Revert every live run and leave it open: the next controller closes it."""
@@ -173,16 +201,19 @@ class Runs:
             {fault: core.Node(node, fault) for node, fault in faults.items()},
             since=now,
         )
-        live = Live(run, wanted.kind, wanted.params, wanted.draw, now, machine, Timeline(run))
+        live = Live(run, wanted.kind, wanted.params, wanted.draw, machine, Timeline(run, now))
         self.live[run] = live
         self.occupied.update({(run, node): fault for node, fault in faults.items()})
         where = ", ".join(wanted.nodes)
-        self._record(
-            live, "created", machine.phase, text=f"{wanted.kind} on {where} for {wanted.duration}"
+        self.note(
+            live.timeline,
+            "created",
+            machine.phase,
+            text=f"{wanted.kind} on {where} for {wanted.duration}",
         )
         for node, params in wanted.params.items():
             if params != wanted.asked:
-                self._record(live, "resolved", machine.phase, node=node, text=params)
+                self.note(live.timeline, "resolved", machine.phase, node=node, text=params)
         self._log.info("run started", run=run, kind=wanted.kind, nodes=where, actor=actor)
         latch = self._authority.latch  # an abort may have come while the disk was written
         self._step(live, core.Abort(latch.reason) if latch else core.Start(), now)
@@ -198,11 +229,11 @@ class Runs:
             for fault, part in live.machine.nodes.items():
                 if part.phase is not before[fault] and part.phase is not core.NodePhase.SENT:
                     text = _describe(part)
-                    self._record(live, "node", phase_before, node=part.name, text=text)
+                    self.note(live.timeline, "node", phase_before, node=part.name, text=text)
             for instruction in instructions:
                 match instruction:
                     case core.Entered(phase, text):
-                        self._record(live, "phase", phase, text=text)
+                        self.note(live.timeline, "phase", phase, text=text)
                         self._log.info("phase", run=live.id, phase=phase, why=text)
                     case core.Apply(node, fault):
                         if not self._apply(live, node, fault, now):
@@ -238,15 +269,15 @@ class Runs:
 
     def _finish(self, live: Live, verdict: core.Verdict, reason: str, now: int) -> None:
         final = live.machine.phase
-        self._record(live, "verdict", final, text=reason, verdict=verdict.value)
+        self.note(live.timeline, "verdict", final, text=reason, verdict=verdict.value)
         self._log.info("run over", run=live.id, verdict=verdict.value, why=reason)
         self._sweep(now)
         del self.live[live.id]
         self._fleet.changed.beat()
 
-    def _record(
+    def note(
         self,
-        live: Live,
+        timeline: Timeline,
         event: str,
         phase: core.Phase,
         *,
@@ -254,10 +285,11 @@ class Runs:
         text: str = "",
         verdict: str = "",
     ) -> None:
+        """Add a line to a timeline, for those who watch and for the store."""
         line: dict[str, Any] = {
-            "run": live.id,
-            "number": len(live.timeline.events) + 1,
-            "at_us": clock.now() - live.started,
+            "run": timeline.run,
+            "number": len(timeline.events) + 1,
+            "at_us": clock.now() - timeline.started,
             "time": clock.rfc3339(),
             "event": event,
             "phase": phase.value,
@@ -266,7 +298,7 @@ class Runs:
             "verdict": verdict,
         }
         message = pb.RunEvent(**line)
-        live.timeline.add(message)
+        timeline.add(message)
         self.feed.publish(message)
         self.recorder.later(partial(self._store.add_event, line))
 
@@ -327,6 +359,11 @@ class Runs:
             return now >= lapsed
         still = any(status.run == run for status in grants.active(session.faults))
         return session.heard_at >= lapsed and not still and not session.quarantine
+
+
+def new_id() -> str:
+    """Names a run or an experiment for people: ``r-`` and six signs that cannot be mixed up."""
+    return "r-" + "".join(secrets.choice(_ALPHABET) for _ in range(6))
 
 
 def _events(status: pb.FaultStatus) -> list[core.Event]:

@@ -17,6 +17,7 @@ from chaos_controller.api import Operator
 from chaos_controller.certificates import Certificates
 from chaos_controller.config import Config
 from chaos_controller.enrolment import Enrolment, Renewal
+from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
 from chaos_controller.parsing import Parsing
@@ -50,6 +51,7 @@ class Controller:
         self.authority = authority
         self.fleet = Fleet()
         self.runs = Runs(authority, self.fleet, store, log)
+        self.experiments = Experiments(authority, self.fleet, self.runs, store, log)
         self.port = 0
         self.enrolment_port = 0
         self.certificate = ServerCertificate(ca, names, log)
@@ -84,6 +86,7 @@ class Controller:
 
     async def stop(self) -> None:
         """Stop serving. Live runs are reverted and are closed as interrupted by the next start."""
+        await self.experiments.suspend()
         self.runs.suspend("the controller stops")
         await asyncio.gather(self._main.stop(_GRACE_S), self._enrolment.stop(_GRACE_S))
         try:
@@ -135,10 +138,17 @@ class Controller:
         authority, fleet, runs, store, log = (
             self.authority, self.fleet, self.runs, self.store, self.log,
         )  # fmt: skip
-        aborts = Aborts(authority, fleet, runs, store, log)
+        aborts = Aborts(authority, fleet, runs, self.experiments, store, log)
         agents = AgentLink(authority, fleet, runs, store, log)
         operators = Operator(
-            authority, fleet, runs, aborts, self.certificates, store, self._ca.hash
+            authority,
+            fleet,
+            runs,
+            self.experiments,
+            aborts,
+            self.certificates,
+            store,
+            self._ca.hash,
         )
         enrolment = Enrolment(self._ca, self.certificates, log)
         rpc.add_AgentLinkServicer_to_server(agents, self._main)

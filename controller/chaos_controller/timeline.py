@@ -20,10 +20,11 @@ _FOREVER_S = 3600.0
 
 
 class Timeline:
-    """The events of one run, the last of which carries the verdict."""
+    """The events of one run since ``started`` (µs), the last of which carries the verdict."""
 
-    def __init__(self, run: str) -> None:
+    def __init__(self, run: str, started: int) -> None:
         self.run = run
+        self.started = started
         self.events: list[pb.RunEvent] = []
         self._pulse = Pulse()
 

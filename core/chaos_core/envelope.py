@@ -184,9 +184,17 @@ def check(
             )
 
 
+def whole(run: str) -> str:
+    """The run that a step belongs to: step ``r-2k7qd-1`` is of the experiment ``r-2k7qd``."""
+    return "-".join(run.split("-")[:2])
+
+
 def check_runs(envelope: Envelope, run: str, in_force: Iterable[str]) -> None:
-    """Raise EnvelopeExceeded if ``run`` would be one run too many on this node."""
-    runs = {*in_force, run}
+    """Raise EnvelopeExceeded if ``run`` would be one run too many on this node.
+
+    The steps of one experiment are one run.
+    """
+    runs = {whole(each) for each in (*in_force, run)}
     if len(runs) > envelope.runs:
         raise EnvelopeExceeded(
             f"{len(runs) - 1} run(s) already on this node, profile {envelope.profile}"

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from chaos_core.errors import ChaosError, Exit, InvalidInput
 from chaosctl import output
 from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs
+from chaosctl.commands import run as experiment
 
 _MEANINGS = {
     Exit.DONE: "done; the fault held",
@@ -40,6 +41,8 @@ app = typer.Typer(
 app.command()(nodes.nodes)
 app.command()(faults.faults)
 app.command()(inject.inject)
+app.command()(experiment.run)
+app.command()(experiment.end)
 app.command()(runs.watch)
 app.command()(control.abort)
 app.command()(control.resume)

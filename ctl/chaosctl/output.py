@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 STYLES = {
     "connected": "green",
     "held": "green",
+    "passed": "green",
     "in_force": "yellow",
     "observe": "yellow",
     "unreachable": "red",

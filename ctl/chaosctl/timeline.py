@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _EXITS = {
     "held": Exit.DONE,
+    "passed": Exit.DONE,
     "failed": Exit.FAILED,
     "interrupted": Exit.FAILED,
     "refused": Exit.REFUSED,

@@ -17,6 +17,7 @@ from tests.sim.node import Machine
 from tests.sim.store import Database, Recorder, Store
 
 from chaos_controller.aborts import Aborts, Accepted
+from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.runs import Runs
@@ -66,7 +67,8 @@ class Instance:
         self.runs = Runs(self.authority, self.fleet, store, self.log)
         self.runs.recorder = cast(Any, Recorder(self.spawn, self.store))
         self.links = AgentLink(self.authority, self.fleet, self.runs, store, self.log)
-        self.aborts = Aborts(self.authority, self.fleet, self.runs, store, self.log)
+        experiments = Experiments(self.authority, self.fleet, self.runs, store, self.log)
+        self.aborts = Aborts(self.authority, self.fleet, self.runs, experiments, store, self.log)
         self.spawn(self._begin(at_least))
 
     def spawn(self, coroutine: Any) -> None:

@@ -6,6 +6,6 @@ anything is sent. Writes go one after the other, so that the audit chain has no 
 """
 
 from chaos_controller.store.certificates import Revocation
-from chaos_controller.store.store import Issued, LatchRow, NewRun, Occupied, Store
+from chaos_controller.store.store import EXPERIMENT, Issued, LatchRow, NewRun, Occupied, Store
 
-__all__ = ["Issued", "LatchRow", "NewRun", "Occupied", "Revocation", "Store"]
+__all__ = ["EXPERIMENT", "Issued", "LatchRow", "NewRun", "Occupied", "Revocation", "Store"]

@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 # The newest revision in migrations/versions; a test keeps the two together.
-HEAD: Final = "0002"
+HEAD: Final = "0003"
 
 metadata = sa.MetaData()
 
@@ -64,6 +64,14 @@ run_events = sa.Table(
     sa.Column("node", sa.Text, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
+)
+
+# What is known of an experiment: chaos_experiment's Record as JSON.
+records = sa.Table(
+    "records",
+    metadata,
+    sa.Column("run", sa.String(32), sa.ForeignKey("runs.id"), primary_key=True),
+    sa.Column("record", sa.Text, nullable=False),
 )
 
 # Which nodes may carry a fault of which run, until they are known not to.

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -50,7 +50,10 @@ class Occupied:
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run as it is first written down. ``faults`` maps nodes to fault ids."""
+    """A run as it is first written down. ``faults`` maps nodes to fault ids.
+
+    An experiment is one with ``kind`` EXPERIMENT: it has no faults of its own, its steps have.
+    """
 
     id: str
     epoch: int
@@ -59,6 +62,10 @@ class NewRun:
     duration_us: int
     actor: str
     faults: Mapping[str, str]
+    nodes: Sequence[str] = ()  # of an experiment
+
+
+EXPERIMENT: Final = "experiment"
 
 
 class Store:
@@ -149,7 +156,7 @@ class Store:
                     epoch=run.epoch,
                     kind=run.kind,
                     params=run.params,
-                    nodes=",".join(run.faults),
+                    nodes=",".join(run.nodes or run.faults),
                     duration_us=run.duration_us,
                     phase="preflight",
                     actor=run.actor,
@@ -159,8 +166,9 @@ class Store:
             for node, fault in run.faults.items():
                 await db.execute(s.occupancy.insert().values(run=run.id, node=node, fault=fault))
             await chain.append(
-                db, actor=run.actor, action="inject", request=request, decision="accepted",
-                outcome=run.id,
+                db, actor=run.actor,
+                action=EXPERIMENT if run.kind == EXPERIMENT else "inject",
+                request=request, decision="accepted", outcome=run.id,
             )  # fmt: skip
 
     async def add_event(self, event: Mapping[str, Any]) -> None:
@@ -197,8 +205,10 @@ class Store:
             return open_runs
 
     async def runs(self, limit: int) -> list[Mapping[str, Any]]:
-        """The newest runs first."""
-        return await self._rows(s.runs.select().order_by(s.runs.c.started.desc()).limit(limit))
+        """The newest runs first, without the steps of experiments."""
+        of_steps = s.runs.c.id.like("r-%-%")
+        newest = s.runs.select().where(~of_steps).order_by(s.runs.c.started.desc())
+        return await self._rows(newest.limit(limit))
 
     async def run(self, run: str) -> Mapping[str, Any] | None:
         rows = await self._rows(s.runs.select().where(s.runs.c.id == run))
@@ -207,6 +217,18 @@ class Store:
     async def events(self, run: str) -> list[Mapping[str, Any]]:
         of_run = s.run_events.select().where(s.run_events.c.run == run)
         return await self._rows(of_run.order_by(s.run_events.c.number))
+
+    async def keep_record(self, run: str, record: str) -> None:
+        """Write what is known of an experiment, in place of what was known before."""
+        of_run = s.records.c.run == run
+        async with self._write() as db:
+            changed = await db.execute(s.records.update().where(of_run).values(record=record))
+            if not changed.rowcount:
+                await db.execute(s.records.insert().values(run=run, record=record))
+
+    async def record(self, run: str) -> str | None:
+        rows = await self._rows(s.records.select().where(s.records.c.run == run))
+        return rows[0]["record"] if rows else None
 
     # ── the latch ─────────────────────────────────────────────────────────────────────────
 

@@ -127,6 +127,21 @@ class OperatorStub:
                 request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.InjectRequest.SerializeToString,
                 response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RunEvent.FromString,
                 _registered_method=True)
+        self.Experiment = channel.unary_stream(
+                '/chaos.v1.Operator/Experiment',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.ExperimentRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RunEvent.FromString,
+                _registered_method=True)
+        self.End = channel.unary_unary(
+                '/chaos.v1.Operator/End',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.EndRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.EndResponse.FromString,
+                _registered_method=True)
+        self.GetRecord = channel.unary_stream(
+                '/chaos.v1.Operator/GetRecord',
+                request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.GetRecordRequest.SerializeToString,
+                response_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.RecordPart.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/chaos.v1.Operator/Watch',
                 request_serializer=chaos__proto_dot_v1_dot_chaos__pb2.WatchRequest.SerializeToString,
@@ -199,6 +214,28 @@ class OperatorServicer:
 
     def Inject(self, request, context):
         """Start a run and follow it to its verdict. Leaving early does not end the run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Experiment(self, request, context):
+        """Start an experiment and follow it to its verdict. Leaving early does not end it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def End(self, request, context):
+        """End one run or experiment now. Others go on, and nothing is latched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRecord(self, request, context):
+        """All that is known of an experiment, as JSON in pieces.
+        viewer
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,6 +330,21 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.Inject,
                     request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.InjectRequest.FromString,
                     response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RunEvent.SerializeToString,
+            ),
+            'Experiment': grpc.unary_stream_rpc_method_handler(
+                    servicer.Experiment,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.ExperimentRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RunEvent.SerializeToString,
+            ),
+            'End': grpc.unary_unary_rpc_method_handler(
+                    servicer.End,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.EndRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.EndResponse.SerializeToString,
+            ),
+            'GetRecord': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetRecord,
+                    request_deserializer=chaos__proto_dot_v1_dot_chaos__pb2.GetRecordRequest.FromString,
+                    response_serializer=chaos__proto_dot_v1_dot_chaos__pb2.RecordPart.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -407,6 +459,87 @@ class Operator:
             '/chaos.v1.Operator/Inject',
             chaos__proto_dot_v1_dot_chaos__pb2.InjectRequest.SerializeToString,
             chaos__proto_dot_v1_dot_chaos__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Experiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chaos.v1.Operator/Experiment',
+            chaos__proto_dot_v1_dot_chaos__pb2.ExperimentRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.RunEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def End(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/chaos.v1.Operator/End',
+            chaos__proto_dot_v1_dot_chaos__pb2.EndRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.EndResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/chaos.v1.Operator/GetRecord',
+            chaos__proto_dot_v1_dot_chaos__pb2.GetRecordRequest.SerializeToString,
+            chaos__proto_dot_v1_dot_chaos__pb2.RecordPart.FromString,
             options,
             channel_credentials,
             insecure,

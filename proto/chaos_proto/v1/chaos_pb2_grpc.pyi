@@ -82,6 +82,14 @@ class OperatorStub:
     """viewer"""
     Inject: _grpc.UnaryStreamMultiCallable[_chaos_pb2.InjectRequest, _chaos_pb2.RunEvent]
     """Start a run and follow it to its verdict. Leaving early does not end the run."""
+    Experiment: _grpc.UnaryStreamMultiCallable[_chaos_pb2.ExperimentRequest, _chaos_pb2.RunEvent]
+    """Start an experiment and follow it to its verdict. Leaving early does not end it."""
+    End: _grpc.UnaryUnaryMultiCallable[_chaos_pb2.EndRequest, _chaos_pb2.EndResponse]
+    """End one run or experiment now. Others go on, and nothing is latched."""
+    GetRecord: _grpc.UnaryStreamMultiCallable[_chaos_pb2.GetRecordRequest, _chaos_pb2.RecordPart]
+    """All that is known of an experiment, as JSON in pieces.
+    viewer
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_chaos_pb2.WatchRequest, _chaos_pb2.RunEvent]
     """Events of one run from its beginning, or of all from now on.
     viewer
@@ -119,6 +127,14 @@ class OperatorAsyncStub(OperatorStub):
     """viewer"""
     Inject: _aio.UnaryStreamMultiCallable[_chaos_pb2.InjectRequest, _chaos_pb2.RunEvent]  # type: ignore[assignment]
     """Start a run and follow it to its verdict. Leaving early does not end the run."""
+    Experiment: _aio.UnaryStreamMultiCallable[_chaos_pb2.ExperimentRequest, _chaos_pb2.RunEvent]  # type: ignore[assignment]
+    """Start an experiment and follow it to its verdict. Leaving early does not end it."""
+    End: _aio.UnaryUnaryMultiCallable[_chaos_pb2.EndRequest, _chaos_pb2.EndResponse]  # type: ignore[assignment]
+    """End one run or experiment now. Others go on, and nothing is latched."""
+    GetRecord: _aio.UnaryStreamMultiCallable[_chaos_pb2.GetRecordRequest, _chaos_pb2.RecordPart]  # type: ignore[assignment]
+    """All that is known of an experiment, as JSON in pieces.
+    viewer
+    """
     Watch: _aio.UnaryStreamMultiCallable[_chaos_pb2.WatchRequest, _chaos_pb2.RunEvent]  # type: ignore[assignment]
     """Events of one run from its beginning, or of all from now on.
     viewer
@@ -165,6 +181,32 @@ class OperatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chaos_pb2.RunEvent], _abc.AsyncIterator[_chaos_pb2.RunEvent]]:
         """Start a run and follow it to its verdict. Leaving early does not end the run."""
+
+    @_abc_1.abstractmethod
+    def Experiment(
+        self,
+        request: _chaos_pb2.ExperimentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chaos_pb2.RunEvent], _abc.AsyncIterator[_chaos_pb2.RunEvent]]:
+        """Start an experiment and follow it to its verdict. Leaving early does not end it."""
+
+    @_abc_1.abstractmethod
+    def End(
+        self,
+        request: _chaos_pb2.EndRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chaos_pb2.EndResponse, _abc.Awaitable[_chaos_pb2.EndResponse]]:
+        """End one run or experiment now. Others go on, and nothing is latched."""
+
+    @_abc_1.abstractmethod
+    def GetRecord(
+        self,
+        request: _chaos_pb2.GetRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chaos_pb2.RecordPart], _abc.AsyncIterator[_chaos_pb2.RecordPart]]:
+        """All that is known of an experiment, as JSON in pieces.
+        viewer
+        """
 
     @_abc_1.abstractmethod
     def Watch(
