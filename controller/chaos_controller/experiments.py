@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +35,7 @@ from chaos_experiment.load import Loaded, load
 from chaos_experiment.plan import Step
 from chaos_experiment.probes import Mode, watch
 from chaos_experiment.record import Event, FaultSpan, Record
-from chaos_experiment.targets import Candidate, choose
+from chaos_experiment.targets import Node, choose
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -155,10 +156,12 @@ class Experiments:
     def _choose(self, loaded: Loaded) -> dict[str, tuple[str, ...]]:
         occupied = self._runs.carrying()
         fleet = [
-            Candidate(name, tuple(session.hello.labels), session.state, name in occupied)
-            for name, session in sorted(self._fleet.sessions.items())
+            Node(name, tuple(session.hello.labels), session.state, name in occupied)
+            for name, session in self._fleet.sessions.items()
         ]
-        return {name: choose(name, target, fleet) for name, target in loaded.targets.items()}
+        seed = secrets.randbits(32)
+        targets = loaded.targets.items()
+        return {name: choose(target, fleet, seed, name=name) for name, target in targets}
 
     async def _allowed(self, step: Step, request: pb.InjectRequest) -> None:
         """Raise, naming the step, why its fault could not be injected."""

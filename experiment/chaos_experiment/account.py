@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chaos_core.run import Phase
-from chaos_core.units import Duration
 from chaos_experiment import verdict
-from chaos_experiment.machine import Experiment
+from chaos_experiment.machine import Experiment, Verdict
 from chaos_experiment.probes import Probe
 from chaos_experiment.record import Check, PhaseSpan, ProbeRecord, Record
 
@@ -18,16 +17,17 @@ _CALLED = {Phase.OBSERVE: "during", Phase.RECOVER: "recovery"}
 def account(
     head: Record, machine: Experiment, probes: Mapping[str, Probe], started: int, now: int
 ) -> Record:
-    """``head`` with all that was seen since ``started``; times on the machine's clock, in µs."""
+    """``head`` with all that was seen since ``started``, judged if the experiment is over.
+
+    Both times are on the machine's clock, in µs. A target of the SLO that was missed fails
+    what had passed.
+    """
 
     def at(moment: int | None) -> int | None:
         return None if moment is None else moment - started
 
-    def between(start: int | None, end: int | None) -> int | None:
-        return None if start is None or end is None else max(0, end - start)
-
     series = machine.series
-    return head.model_copy(
+    seen = head.model_copy(
         update={
             "injected_us": at(machine.injected_at),
             "probes": [
@@ -39,7 +39,7 @@ def account(
                 )
                 for name, probe in probes.items()
             ],
-            "spans": verdict.spans(series, probes, _spans(machine, now)),
+            "spans": verdict.spans(series, head.phases, began=started),
             "health": [(when - started, value) for when, value in machine.healths],
             "checks": [
                 Check(
@@ -50,33 +50,38 @@ def account(
                 )
                 for judged in machine.judged
             ],
-            "detection_us": between(machine.hurt_at, machine.detected_at),
-            "recovery_us": between(machine.unhurt_at, machine.recovered_at),
-            "mttr_us": between(machine.detected_at, machine.recovered_at),
-            "total_us": between(machine.injected_at, machine.recovered_at),
-            "verdict": machine.verdict.value if machine.verdict else None,
-            "reason": machine.reason,
+            "detection_us": _between(machine.hurt_at, machine.detected_at),
+            "recovery_us": _between(machine.unhurt_at, machine.recovered_at),
+            "mttr_us": _between(machine.detected_at, machine.recovered_at),
+            "total_us": _between(machine.injected_at, machine.recovered_at),
         }
     )
+    return _judged(seen, machine) if machine.verdict else seen
 
 
-def _spans(machine: Experiment, now: int) -> dict[str, tuple[int, int]]:
-    """The phases whose figures are compared: before, while it hurt, and after."""
-    marks = {
-        "baseline": (machine.baseline_at, machine.injected_at),
-        "fault": (machine.hurt_at, machine.unhurt_at),
-        "recovery": (machine.unhurt_at, machine.recovered_at),
-    }
-    return {name: (a, b or now) for name, (a, b) in marks.items() if a is not None}
+def _judged(seen: Record, machine: Experiment) -> Record:
+    ended, reason = machine.verdict, machine.reason
+    rows = []
+    if machine.hurt_at is not None:
+        asked = verdict.targets(machine.plan.slo, seen.environment)
+        rows = verdict.slo_rows(asked, verdict.figures(seen))
+    missed = [f"{row.name} {row.measured} (target {row.target})" for row in rows if not row.held]
+    if ended is Verdict.PASSED and missed:
+        ended, reason = Verdict.FAILED, f"SLO missed: {'; '.join(missed)}"
+    judged = seen.model_copy(
+        update={"slo": rows, "verdict": ended.value if ended else None, "reason": reason}
+    )
+    return judged.model_copy(update={"score": verdict.score(judged)})
 
 
-def phase_spans(entered: list[tuple[str, int]], end: int) -> list[PhaseSpan]:
-    """From when each phase was entered to when it was left."""
-    ends = [at for _, at in entered[1:]] + [end]
+def phase_spans(entered: Sequence[tuple[str, int]], end: int) -> list[PhaseSpan]:
+    """From when each phase was entered to when it was left, the last at ``end``."""
+    ends = [*(at for _, at in entered[1:]), end]
     return [
         PhaseSpan(phase=phase, start_us=start, end_us=stop)
         for (phase, start), stop in zip(entered, ends, strict=True)
     ]
 
 
-__all__ = ["Duration", "account", "phase_spans"]
+def _between(start: int | None, end: int | None) -> int | None:
+    return None if start is None or end is None else max(0, end - start)

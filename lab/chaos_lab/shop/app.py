@@ -1,0 +1,184 @@
+"""The lab's shop: a small web application that keeps its goods in PostgreSQL and Redis.
+
+Runs under the VM's own Python with Debian's packages, as a user's would. Two manners, chosen
+by SHOP_MANNER: ``sturdy`` has time-outs, retries, a pool and yesterday's answer for when the
+database is away; ``fragile`` has none of these, which is how such things are often written.
+
+    GET /healthz     the process answers
+    GET /item/N      one thing, from the cache or the database
+    POST /order/N    one more sold, in the database
+    GET /metrics     Prometheus' text format
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import psycopg2
+import redis
+
+STURDY = os.environ.get("SHOP_MANNER", "sturdy") == "sturdy"
+DATABASE = os.environ["SHOP_DATABASE"]
+CACHE = os.environ["SHOP_CACHE"]
+PORT = int(os.environ.get("SHOP_PORT", "8000"))
+
+PATIENCE_S = 0.3 if STURDY else None
+POOL = 8 if STURDY else 1
+TRIES = 2 if STURDY else 1
+CACHED_S = 2
+
+
+class Pool:
+    """Connections to the database. A fragile one waits for ever for its only connection."""
+
+    def __init__(self) -> None:
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(POOL):
+            self._idle.put(None)
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Any]:
+        found = self._idle.get(timeout=PATIENCE_S)
+        try:
+            if found is None or found.closed:
+                found = connect()
+            yield found
+        except BaseException:
+            if found is not None:
+                found.close()
+            found = None
+            raise
+        finally:
+            self._idle.put(found)
+
+
+def connect() -> Any:
+    """A connection on which nothing takes longer than the shop's patience."""
+    options = f"-c statement_timeout={int(PATIENCE_S * 1000)}" if PATIENCE_S else ""
+    extra = {"connect_timeout": 1, "tcp_user_timeout": 500} if STURDY else {}
+    made = psycopg2.connect(DATABASE, options=options, **extra)
+    made.autocommit = True
+    return made
+
+
+POOLED = Pool()
+REDIS = redis.Redis.from_url(
+    CACHE, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S, health_check_interval=0
+)
+LAST_KNOWN: dict[int, dict[str, Any]] = {}
+COUNTS: Counter[str] = Counter()
+LOCK = threading.Lock()
+
+
+def from_cache(number: int) -> dict[str, Any] | None:
+    try:
+        found = REDIS.get(f"item:{number}")
+    except redis.RedisError:
+        if not STURDY:
+            raise
+        return None
+    return json.loads(found) if found else None
+
+
+def ask(statement: str, *values: object) -> Any:
+    """One row from the database, tried again where that is how it is done here."""
+    for attempt in range(TRIES):
+        try:
+            with POOLED.connection() as db, db.cursor() as cursor:
+                cursor.execute(statement, values)
+                return cursor.fetchone()
+        except (psycopg2.Error, queue.Empty):
+            if attempt + 1 == TRIES:
+                raise
+    return None
+
+
+def item(number: int) -> dict[str, Any]:
+    found = from_cache(number)
+    if found is not None:
+        return found
+    try:
+        row = ask("select id, name, sold from item where id = %s", number)
+    except (psycopg2.Error, queue.Empty):
+        if STURDY and number in LAST_KNOWN:
+            return {**LAST_KNOWN[number], "stale": True}
+        raise
+    found = {"id": row[0], "name": row[1], "sold": row[2]}
+    LAST_KNOWN[number] = found
+    with contextlib.suppress(redis.RedisError):
+        REDIS.set(f"item:{number}", json.dumps(found), ex=CACHED_S)
+    return found
+
+
+def order(number: int) -> dict[str, Any]:
+    row = ask("update item set sold = sold + 1 where id = %s returning sold", number)
+    return {"id": number, "sold": row[0]}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer({"item": item})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self._answer({"order": order})
+
+    def _answer(self, verbs: dict[str, Any]) -> None:
+        verb, _, rest = self.path.lstrip("/").partition("/")
+        began = time.monotonic()
+        if verb == "healthz":
+            self._send(200, {"node": socket.gethostname()})
+        elif verb == "metrics":
+            self._send(200, metrics())
+        elif verb in verbs and rest.isdigit():
+            try:
+                self._send(200, verbs[verb](int(rest)))
+            except (psycopg2.Error, redis.RedisError, queue.Empty, TypeError) as error:
+                self._send(500, {"error": type(error).__name__})
+        else:
+            self._send(404, {"error": "no such page"})
+        with LOCK:
+            COUNTS["seconds"] += time.monotonic() - began  # type: ignore[assignment]
+
+    def _send(self, status: int, body: Any) -> None:
+        with LOCK:
+            COUNTS[f"status_{status}"] += 1
+        data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "text/plain" if isinstance(body, str) else "text/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: nginx writes the access log."""
+
+
+def metrics() -> str:
+    with LOCK:
+        lines = [
+            f'shop_requests_total{{status="{name.removeprefix("status_")}"}} {count}'
+            for name, count in sorted(COUNTS.items())
+            if name.startswith("status_")
+        ]
+        lines.append(f"shop_request_seconds_total {float(COUNTS['seconds']):.6f}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer.daemon_threads = True
+    ThreadingHTTPServer.request_queue_size = 128
+    ThreadingHTTPServer(("", PORT), Handler).serve_forever()

@@ -1,0 +1,22 @@
+#!/bin/bash
+# Opens PostgreSQL and Redis to the lab's network ($1) and stocks the shop. Idempotent.
+set -euo pipefail
+cd /etc/postgresql/*/main
+grep -q "$1" pg_hba.conf || echo "host shop shop $1 scram-sha-256" >>pg_hba.conf
+mkdir -p conf.d
+printf '%s\n' "listen_addresses = '*'" 'fsync = off' 'max_connections = 40' >conf.d/lab.conf
+systemctl restart postgresql@15-main
+sed -i -e 's/^bind .*/bind * -::*/' -e 's/^protected-mode .*/protected-mode no/' \
+    /etc/redis/redis.conf
+systemctl restart redis-server
+
+cd /
+as_postgres() { runuser -u postgres -- "$@"; }
+[[ -z $(as_postgres psql -Atc "select 1 from pg_roles where rolname = 'shop'") ]] || exit 0
+as_postgres psql -qc "create role shop login password 'shop'"
+as_postgres createdb --owner shop shop
+as_postgres psql -q shop <<'SQL'
+create table item (id int primary key, name text not null, sold int not null default 0);
+insert into item select n, 'thing ' || n, 0 from generate_series(1, 100) n;
+alter table item owner to shop;
+SQL
