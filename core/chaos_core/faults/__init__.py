@@ -154,13 +154,14 @@ def parse(kind: str, params: Mapping[str, Any]) -> Fault:
         return cls.model_validate(dict(params))
     except ValidationError as error:
         found = error.errors(include_url=False)[:_SHOWN]
-        problems = [_problem(cls, problem) for problem in found]
+        problems = [explain(cls, problem) for problem in found]
         more = error.error_count() - len(problems)
         text = "; ".join([*problems, f"and {more} more"] if more else problems)
         raise InvalidInput(text, where=kind) from None
 
 
-def _problem(cls: type[Fault], problem: Any) -> str:
+def explain(cls: type[Fault], problem: Any) -> str:
+    """One of pydantic's errors, in our words."""
     field = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown parameter {field!r} ({nearest(field, cls.model_fields)})"

@@ -1,0 +1,445 @@
+"""From a scenario's text to what the state machine runs. Pure: text in, values out.
+
+Every problem names ``file:line:field``. All that can be found independently is said at
+once, up to eight; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from chaos_core import faults
+from chaos_core.errors import InvalidInput
+from chaos_experiment import conditions, probes, timeline, tolerances, wording
+from chaos_experiment.conditions import Condition
+from chaos_experiment.plan import Plan, Slo
+from chaos_experiment.probes import Mode, Probe
+from chaos_experiment.scenario import (
+    Scenario,
+    SloTargets,
+)
+from chaos_experiment.series import SHARES
+from chaos_experiment.source import Path, Source, read
+from chaos_experiment.targets import Target
+
+MAX_SHOWN: Final = 8
+_HOLE: Final = re.compile(r"\$(\$?)\{([^{}]*)\}")
+_NODE_FIELDS: Final = ("node.name", "node.address")
+_EXAMPLE_NODE: Final = ("node", "192.0.2.1")  # TEST-NET-1, RFC 5737
+_UNFILLED: Final = ("params", "levels", "environments")
+_CHECKED: Final = ("preflight", "steady_state", "during", "abort_when")
+
+# When a probe looks, by its mode; preflight looks before the baseline begins.
+_SEES: Final[Mapping[str, frozenset[Mode]]] = {
+    "preflight": frozenset({Mode.CONTINUOUS, Mode.START, Mode.EDGE}),
+    "steady_state": frozenset({Mode.CONTINUOUS, Mode.EDGE}),
+    "during": frozenset({Mode.CONTINUOUS, Mode.DURING}),
+    "abort_when": frozenset({Mode.CONTINUOUS, Mode.DURING}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A scenario that makes sense. ``text`` is the file as it was, for the record."""
+
+    name: str
+    text: str
+    scenario: Scenario
+    plan: Plan
+    probes: Mapping[str, Probe]  # not those of a target's ``where``
+    targets: Mapping[str, Target]
+    params: Mapping[str, str]
+    level: str = ""
+    environment: str = ""
+    wheres: Mapping[str, Condition] = field(default_factory=dict)  # by target
+    _per_node: Mapping[str, tuple[type[Probe], Mapping[str, Any]]] = field(default_factory=dict)
+
+    def probe_on(self, target: str, node: str, address: str) -> Probe:
+        """The probe of a target's ``where``, as it looks at one node."""
+        cls, params = self._per_node[self.wheres[target].probe]
+        return cls.model_validate(_for_node(params, node, address))
+
+
+def load(
+    text: str,
+    name: str = "scenario",
+    settings: Mapping[str, str] | None = None,
+    level: str = "",
+    environment: str = "",
+    *,
+    known: Mapping[str, type[Probe]] | None = None,
+) -> Loaded:
+    """Check all of it. Values of params: the file's, then the environment's, then the level's,
+    then ``settings``. ``known`` are the kinds of probes. Raises InvalidInput.
+    """
+    loader = _Loader(read(text, name), probes.kinds() if known is None else known)
+    return loader.run(text, settings or {}, level, environment)
+
+
+@dataclass(slots=True)
+class _Loader:
+    source: Source
+    kinds: Mapping[str, type[Probe]]
+    problems: dict[str, InvalidInput] = field(default_factory=dict)  # by place: the first of each
+    probes: dict[str, Probe] = field(default_factory=dict)
+    raw_probes: dict[str, tuple[type[Probe], Mapping[str, Any]]] = field(default_factory=dict)
+    conditions: dict[str, list[Condition]] = field(default_factory=dict)
+    wheres: dict[str, Condition] = field(default_factory=dict)
+
+    def run(self, text: str, settings: Mapping[str, str], level: str, environment: str) -> Loaded:
+        written = self.source.data
+        environment = environment or _text(written.get("environment"))
+        params = self._params(settings, level, environment)
+        filled = self._filled(params, _HoleNames(written))
+        scenario = self._model(filled)
+        self._probes(filled)
+        self._conditions(filled)
+        for path, item in _fault_items(filled.get("timeline"), ("timeline",)):
+            self._fault(path, item)
+        self._give_up_if_bad()
+        assert scenario is not None
+        line = timeline.Timeline(self.source, tuple(scenario.targets), self.report)
+        line.add(scenario.timeline)
+        if not line.steps:
+            self.problem(("timeline",), "nothing is done in it", "add a fault")
+        self._unused(scenario, line.used)
+        slo = self._slo(scenario, environment)
+        self._give_up_if_bad()
+        steps = sorted(line.steps, key=lambda step: step.at)
+        plan = Plan(
+            title=scenario.title,
+            steps=tuple(replace(step, number=n) for n, step in enumerate(steps, 1)),
+            notes=tuple(sorted(line.notes, key=lambda note: note.at)),
+            **{part: tuple(self.conditions[part]) for part in _CHECKED},
+            baseline=scenario.baseline,
+            recovery_within=scenario.recovery.within,
+            stable_for=scenario.recovery.stable,
+            grace=scenario.grace,
+            slo=slo,
+        )
+        where_probes = {condition.probe for condition in self.wheres.values()}
+        return Loaded(
+            name=self.source.name,
+            text=text,
+            scenario=scenario,
+            plan=plan,
+            probes={name: one for name, one in self.probes.items() if name not in where_probes},
+            targets=scenario.targets,
+            params=params,
+            level=level,
+            environment=environment,
+            wheres=self.wheres,
+            _per_node={name: self.raw_probes[name] for name in where_probes},
+        )
+
+    # ── problems ──────────────────────────────────────────────────────────────────────
+
+    def problem(self, path: Path, what: str, hint: str = "") -> None:
+        place = self.source.place(path)
+        self.problems.setdefault(place, InvalidInput(what, where=place, hint=hint))
+
+    def report(self, path: Path, error: InvalidInput) -> None:
+        self.problem(path, error.what, error.hint)
+
+    def _give_up_if_bad(self) -> None:
+        found = sorted(self.problems.values(), key=lambda each: _line_number(each.where))
+        if not found:
+            return
+        if len(found) == 1:
+            raise found[0]
+        lines = [
+            f"  {each.where}: {each.what}{f' ({each.hint})' if each.hint else ''}"
+            for each in found[:MAX_SHOWN]
+        ]
+        if len(found) > MAX_SHOWN:
+            lines.append(f"  and {len(found) - MAX_SHOWN} more")
+        raise InvalidInput("\n".join([f"{len(found)} problems", *lines]), where=self.source.name)
+
+    # ── parameters ────────────────────────────────────────────────────────────────────
+
+    def _params(self, settings: Mapping[str, str], level: str, environment: str) -> dict[str, str]:
+        """What each stands for. What is not a mapping of texts is the models' to refuse."""
+        data = self.source.data
+        params = {name: _text(value) for name, value in _mapping(data.get("params")).items()}
+        for part in ("environments", "levels"):
+            for name, values in _mapping(data.get(part)).items():
+                for key in _mapping(values):
+                    if key not in params:
+                        hint = faults.nearest(key, params) if params else "declare it in params"
+                        self.problem((part, name, key), f"there is no param {key!r}", hint)
+        environments = dict(_mapping(data.get("environments")))
+        slo = _mapping(data.get("slo"))
+        places = {**environments, **{key: {} for key in slo if isinstance(slo[key], dict)}}
+        for chosen, named, option in (
+            (environment, places, "environment"),
+            (level, _mapping(data.get("levels")), "level"),
+        ):
+            if not chosen:
+                continue
+            if chosen not in named:
+                hint = faults.nearest(chosen, named) if named else f"it has no {option}s"
+                raise InvalidInput(
+                    f"there is no {option} {chosen!r}", where=self.source.name, hint=hint
+                )
+            values = _mapping(
+                environments.get(chosen) if option == "environment" else named[chosen]
+            )
+            params |= {key: _text(value) for key, value in values.items() if key in params}
+        for key in settings:
+            if key not in params:
+                raise InvalidInput(
+                    f"--set {key}: there is no such param",
+                    where=self.source.name,
+                    hint=faults.nearest(key, params) if params else "it has none",
+                )
+        return {**params, **settings}
+
+    def _filled(self, params: Mapping[str, str], used: _HoleNames) -> dict[str, Any]:
+        """The document with every ``${name}`` replaced, but where params themselves stand."""
+
+        def walk(value: Any, path: Path) -> Any:
+            if isinstance(value, dict):
+                return {key: walk(each, (*path, key)) for key, each in value.items()}
+            if isinstance(value, list):
+                return [walk(each, (*path, number)) for number, each in enumerate(value)]
+            return _HOLE.sub(lambda hole: fill(hole, path), value)
+
+        def fill(hole: re.Match[str], path: Path) -> str:
+            escaped, name = hole.groups()
+            if escaped:
+                return "${" + name + "}"
+            if name in params:
+                return params[name]
+            if path[0] != "probes" or name not in _NODE_FIELDS:
+                hint = faults.nearest(name, params) if params else "declare it in params"
+                self.problem(path, f"${{{name}}} is not declared in params", hint)
+            return hole[0]
+
+        for name in params:
+            if name not in used.names:
+                self.problem(("params", name), f"param {name!r} is not used", f"write ${{{name}}}")
+        data = self.source.data
+        return {key: v if key in _UNFILLED else walk(v, (key,)) for key, v in data.items()}
+
+    # ── parts ─────────────────────────────────────────────────────────────────────────
+
+    def _model(self, data: Mapping[str, Any]) -> Scenario | None:
+        try:
+            return Scenario.model_validate(data)
+        except ValidationError as error:
+            for each in error.errors(include_url=False):
+                path, model = wording.place(each["loc"], data)
+                self.problem(path, *wording.words(each, model))
+            return None
+
+    def _probes(self, data: Mapping[str, Any]) -> None:
+        for name, spec in _mapping(data.get("probes")).items():
+            path = ("probes", name)
+            if not isinstance(spec, dict) or len(spec) != 1:
+                self.problem(path, "a probe has exactly one kind", "like {http: {url: …}}")
+                continue
+            kind, params = next(iter(spec.items()))
+            if kind not in self.kinds:
+                hint = faults.nearest(kind, self.kinds) if self.kinds else ""
+                self.problem((*path, kind), f"unknown kind of probe {kind!r}", hint)
+                continue
+            cls = self.kinds[kind]
+            try:
+                made = cls.model_validate(_for_node(_mapping(params), *_EXAMPLE_NODE))
+            except ValidationError as error:
+                for each in error.errors(include_url=False):
+                    what, hint = wording.words(each, cls)
+                    self.problem((*path, kind, *each["loc"]), what, hint or _example(cls))
+                continue
+            self.probes[name] = made
+            self.raw_probes[name] = cls, _mapping(params)
+
+    def _conditions(self, data: Mapping[str, Any]) -> None:
+        declared = _mapping(data.get("probes"))
+        for name, spec in _mapping(data.get("targets")).items():
+            where = _text(_mapping(spec).get("where"))
+            if where:
+                found = self._condition(("targets", name, "where"), where, declared)
+                if found:
+                    self.wheres[name] = found
+        per_node = {condition.probe for condition in self.wheres.values()}
+        for name in declared:
+            texts = list(_texts(declared[name]))
+            if name not in per_node and any(
+                f"${{{each}}}" in t for t in texts for each in _NODE_FIELDS
+            ):
+                what = "${node.…} is for the probe of a target's `where` only"
+                self.problem(("probes", name), what, "give it an address")
+        places: dict[int, Path] = {}
+        for part in _CHECKED:
+            self.conditions[part] = []
+            rows = data.get(part)
+            for number, text in enumerate(rows if isinstance(rows, list) else ()):
+                path = (part, number)
+                found = self._condition(path, _text(text), declared)
+                if found is None:
+                    continue
+                self._sees(path, part, found, per_node)
+                self.conditions[part].append(found)
+                places[id(found)] = path
+        abort = self.conditions["abort_when"]
+        for part in ("preflight", "steady_state", "during"):
+            steady = part != "during"
+            rows = self.conditions[part]
+            for bad, why in tolerances.contradictions(rows, steady=steady, abort=abort):
+                self.problem(places[id(bad)], f"{bad.text!r} {why}", "one of the two is wrong")
+
+    def _condition(self, path: Path, text: str, declared: Mapping[str, Any]) -> Condition | None:
+        try:
+            found = conditions.parse(text)
+        except InvalidInput as error:
+            self.report(path, error)
+            return None
+        if found.probe and found.probe not in declared:
+            hint = faults.nearest(found.probe, declared) if declared else "there are no probes"
+            self.problem(path, f"{text!r}: there is no probe {found.probe!r}", hint)
+            return None
+        probe = self.probes.get(found.probe)
+        if probe is not None and found.numbers and found.metric not in SHARES:
+            self._units(path, found, probe)
+        return found
+
+    def _units(self, path: Path, condition: Condition, probe: Probe) -> None:
+        good = {"duration": ("duration",), "percent": ("percent", ""), "": ("", "percent")}
+        if condition.unit in good[probe.unit]:
+            return
+        what = "durations, like 150ms" if probe.unit == "duration" else "numbers without a time"
+        self.problem(path, f"{condition.text!r}: what {probe.kind} probes see are {what}")
+
+    def _sees(self, path: Path, part: str, condition: Condition, per_node: set[str]) -> None:
+        if condition.probe in per_node:
+            what = f"{condition.text!r}: this probe looks at one node each, for a target's `where`"
+            self.problem(path, what, "use another probe")
+        probe = self.probes.get(condition.probe)
+        if probe is not None and probe.mode not in _SEES[part]:
+            modes = ", ".join(sorted(_SEES[part]))
+            what = f"{condition.text!r}: its probe's mode is {probe.mode}, which sees nothing then"
+            self.problem(path, what, f"mode: one of {modes}")
+
+    def _fault(self, path: Path, item: Mapping[str, Any]) -> None:
+        kind = _text(item.get("fault"))
+        try:
+            cls = faults.lookup(kind)
+        except InvalidInput as error:
+            return self.report((*path, "fault"), error)
+        given = dict(_mapping(item.get("with")))
+        ramp = _mapping(item.get("ramp"))
+        ends: list[dict[str, Any]] = [{}]
+        if isinstance(ramp.get("param"), str):
+            name = ramp["param"]
+            if name not in cls.model_fields:
+                what = f"{kind} has no parameter {name!r}"
+                return self.problem(
+                    (*path, "ramp", "param"), what, faults.nearest(name, cls.model_fields)
+                )
+            ends = [{name: ramp[end]} for end in ("from", "to") if end in ramp] or ends
+        for end in ends:
+            try:
+                cls.model_validate({**given, **end})
+            except ValidationError as error:
+                for each in error.errors(include_url=False)[:MAX_SHOWN]:
+                    field_path = tuple(each["loc"][:1])
+                    inner = (
+                        ("ramp",) if field_path and field_path[0] in end else ("with", *field_path)
+                    )
+                    self.problem((*path, *inner), f"{kind}: {faults.explain(cls, each)}")
+        return None
+
+    def _unused(self, scenario: Scenario, used: set[str]) -> None:
+        for name in scenario.targets:
+            if name not in used:
+                self.problem(("targets", name), f"target {name!r} is not used", "on: " + name)
+        asked = {each.probe for rows in self.conditions.values() for each in rows}
+        asked |= {each.probe for each in self.wheres.values()}
+        for name in scenario.probes:
+            if name not in asked:
+                what = f"no condition asks probe {name!r}"
+                self.problem(("probes", name), what, "ask it, for example in steady_state")
+
+    def _slo(self, scenario: Scenario, environment: str) -> Slo:
+        given = scenario.slo
+        if isinstance(given, SloTargets):
+            return _settled(given)
+        if environment in given:
+            return _settled(given[environment])
+        hint = f"--env {' | '.join(given)}, or `environment: {next(iter(given))}` in the file"
+        self.problem(("slo",), "is by environment, and none of these is chosen", hint)
+        return Slo()
+
+
+class _HoleNames:
+    """Which params a document uses."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        texts = (t for key, value in data.items() if key not in _UNFILLED for t in _texts(value))
+        self.names = {name for t in texts for escaped, name in _HOLE.findall(t) if not escaped}
+
+
+def _settled(given: SloTargets) -> Slo:
+    def percent(value: int | None) -> float | None:
+        return None if value is None else value / 10_000
+
+    return Slo(
+        mttr=given.mttr,
+        error_rate=percent(given.error_rate),
+        availability=percent(given.availability),
+        latency_added=given.latency_added,
+        recovery=given.recovery,
+    )
+
+
+def _fault_items(value: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Every item that names a fault, wherever it stands; whether it may is the models' affair."""
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _fault_items(each, (*path, number))
+    elif isinstance(value, dict):
+        if "fault" in value:
+            yield path, value
+        else:
+            for key, each in value.items():
+                yield from _fault_items(each, (*path, key))
+
+
+def _for_node(value: Any, node: str, address: str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _for_node(each, node, address) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_for_node(each, node, address) for each in value]
+    return value.replace("${node.name}", node).replace("${node.address}", address)
+
+
+def _example(cls: type[Probe]) -> str:
+    shown = ", ".join(f"{key}: {value}" for key, value in cls.example.items())
+    return f"for example {{{shown}}}" if shown else ""
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _line_number(where: str) -> int:
+    found = re.search(r":(\d+)(?::|\Z)", where)
+    return int(found[1]) if found else 0
