@@ -12,9 +12,9 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from chaos_controller import clock, preflight
 from chaos_controller.fleet import Fleet
@@ -31,10 +31,13 @@ from chaos_core.text import printable
 from chaos_core.units import Duration
 from chaos_experiment import machine as core
 from chaos_experiment.account import account, phase_spans
+from chaos_experiment.conditions import Held
 from chaos_experiment.load import Loaded, load
 from chaos_experiment.plan import Step
-from chaos_experiment.probes import Mode, watch
+from chaos_experiment.probes import Mode
+from chaos_experiment.probes._watch import once, watch
 from chaos_experiment.record import Event, FaultSpan, Record
+from chaos_experiment.series import Series
 from chaos_experiment.targets import Node, choose
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -111,7 +114,7 @@ class Experiments:
             level=request.level,
             environment=request.environment,
         )
-        chosen = self._choose(loaded)
+        chosen = await self._choose(loaded)
         requests = {step.number: _injection(step, chosen, request) for step in loaded.plan.steps}
         for step in loaded.plan.steps:
             await self._allowed(step, requests[step.number])
@@ -153,15 +156,37 @@ class Experiments:
 
     # ── before it begins ──────────────────────────────────────────────────────────────────
 
-    def _choose(self, loaded: Loaded) -> dict[str, tuple[str, ...]]:
+    async def _choose(self, loaded: Loaded) -> dict[str, tuple[str, ...]]:
+        """The nodes that each target stands for now. Raises InvalidInput, NodeUnreachable."""
         occupied = self._runs.carrying()
         fleet = [
             Node(name, tuple(session.hello.labels), session.state, name in occupied)
             for name, session in self._fleet.sessions.items()
         ]
         seed = secrets.randbits(32)
-        targets = loaded.targets.items()
-        return {name: choose(target, fleet, seed, name=name) for name, target in targets}
+        chosen: dict[str, tuple[str, ...]] = {}
+        for name, target in loaded.targets.items():
+            holding = await self._holding(loaded, name) if target.where else None
+            chosen[name] = choose(target, fleet, seed, name=name, holding=holding)
+        return chosen
+
+    async def _holding(self, loaded: Loaded, target: str) -> set[str]:
+        """The connected nodes where the target's ``where`` holds."""
+        condition, series = loaded.wheres[target], Series()
+
+        async def holds(node: str, address: str) -> bool:
+            seen = await once(node, loaded.probe_on(target, node, address), clock.now)
+            series.add(seen)
+            here = replace(condition, probe=node)
+            return here.over_span(series, seen.at, seen.at + 1).held is Held.YES
+
+        nodes = {
+            name: session.hello.addresses[0]
+            for name, session in self._fleet.sessions.items()
+            if session.hello.addresses
+        }
+        found = await asyncio.gather(*(holds(*each) for each in nodes.items()))
+        return {name for name, held in zip(nodes, found, strict=True) if held}
 
     async def _allowed(self, step: Step, request: pb.InjectRequest) -> None:
         """Raise, naming the step, why its fault could not be injected."""
