@@ -28,6 +28,9 @@ from .rig import Client, Rig, injection, until
 CALLS: dict[str, tuple[str, Any]] = {
     "ListNodes": ("one", pb.ListNodesRequest()),
     "Inject": ("all", injection("n1")),
+    "Experiment": ("all", pb.ExperimentRequest(text="title: nothing")),
+    "End": ("one", pb.EndRequest(run="r-none", reason="x")),
+    "GetRecord": ("all", pb.GetRecordRequest(run="r-none")),
     "Watch": ("all", pb.WatchRequest(run="r-none")),
     "Abort": ("all", pb.AbortRequest()),
     "Resume": ("one", pb.ResumeRequest(reason="x")),
@@ -40,7 +43,9 @@ CALLS: dict[str, tuple[str, Any]] = {
     "ListCertificates": ("one", pb.ListCertificatesRequest()),
     "Revoke": ("one", pb.RevokeRequest(subject="agent/n9", reason="x")),
 }
-READS = {"ListNodes", "Watch", "ListRuns", "GetRun", "ListAudit", "ListCertificates"}
+READS = {
+    "ListNodes", "Watch", "ListRuns", "GetRun", "GetRecord", "ListAudit", "ListCertificates"
+}  # fmt: skip
 
 
 def test_every_method_of_the_contract_has_its_roles() -> None:

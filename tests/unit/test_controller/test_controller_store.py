@@ -166,6 +166,7 @@ async def test_a_database_of_the_version_before_is_migrated_with_what_it_holds(
     await store.close()
     with sqlite3.connect(tmp_path / "x.db") as database:
         for statement in (
+            "DROP TABLE records",
             "DROP TABLE certificates",
             "DROP TABLE revocations",
             "ALTER TABLE tokens DROP COLUMN actor",
