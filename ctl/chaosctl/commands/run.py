@@ -6,8 +6,10 @@ to the controller and the lease, and says so.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +21,7 @@ from chaosctl.options import ControllerOption, Output, OutputOption, PkiOption, 
 
 if TYPE_CHECKING:
     from chaos_experiment.load import Loaded
-    from chaos_proto.v1.chaos_pb2 import ExperimentRequest
+    from chaos_proto.v1.chaos_pb2 import ExperimentRequest, RunEvent
     from chaosctl.timeline import View
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A scenario, YAML.")]
@@ -65,18 +67,18 @@ def run(
         )
     whom = target(controller, pki)
     if not yes:
-        _confirm(loaded)
-    from chaosctl import client
+        confirm(loaded.plan.title, (step.kind for step in loaded.plan.steps))
+    from chaos_core.faults import from_words
+    from chaosctl import timeline
 
-    request = client.chaos_pb2.ExperimentRequest(
-        name=file.name,
-        text=text,
-        settings=dict(word.split("=", 1) for word in settings or []),
-        level=level,
-        environment=environment,
-        reason=reason,
-    )
-    _follow(request, whom, loaded, as_json=form is Output.JSON)
+    request = request_of(file, text, from_words(settings or []), level, environment, reason)
+    as_json = form is Output.JSON
+    with timeline.view(as_json=as_json, duration_us=length_of(loaded)) as shown:
+        following = Following(whom, shown)
+        following.follow(request)
+    if not as_json:
+        output.note(f"report: chaosctl report {following.run}")
+    raise typer.Exit(timeline.exit_of(following.verdict))
 
 
 def end(
@@ -98,72 +100,83 @@ def end(
         typer.echo(f"{run} ends; follow it: chaosctl watch {run}")
 
 
-def _confirm(loaded: Loaded) -> None:
-    """Ask before an experiment with risky faults starts."""
+def confirm(title: str, kinds: Iterable[str]) -> None:
+    """Ask before risky faults are used."""
     from chaos_core import faults
 
-    risky = sorted({step.kind for step in loaded.plan.steps if faults.lookup(step.kind).risky})
+    risky = ", ".join(sorted({kind for kind in kinds if faults.lookup(kind).risky}))
     if risky:
-        what = f"{loaded.plan.title!r} uses risky faults: {', '.join(risky)}. Start it?"
-        output.confirm(what, f"it uses risky faults ({', '.join(risky)}), and nobody can be asked")
+        output.confirm(
+            f"{title!r} uses risky faults: {risky}. Start it?",
+            f"it uses risky faults ({risky}), and nobody can be asked",
+        )
 
 
-def _follow(request: ExperimentRequest, whom: Target, loaded: Loaded, *, as_json: bool) -> None:
-    """Start it and show what happens; exits by its verdict."""
-    from chaosctl import client, timeline
+@dataclass(slots=True)
+class Following:
+    """An experiment as it goes on: started and followed to its verdict."""
 
-    length = max((step.end for step in loaded.plan.steps), default=0)
-    seen = _Seen()
-    with timeline.view(as_json=as_json, duration_us=length) as shown:
+    whom: Target
+    shown: View
+    run: str = ""
+    verdict: str = ""
+    _number: int = 0
+
+    def follow(self, request: ExperimentRequest) -> None:
+        """Start it, and come back with its verdict."""
+        from chaosctl import client
+
         try:
-            with client.operator(whom) as stub:
-                seen.show(stub.Experiment(request), shown)
+            with client.operator(self.whom) as stub:
+                self._show(stub.Experiment(request))
         except ControllerUnreachable:
-            if not seen.run:
+            if not self.run:
                 raise
         except KeyboardInterrupt:
-            _end_and_wait(seen, whom, shown)
-    raise client.lost(whom, f"the verdict of {seen.run}" if seen.run else "it began")
+            self._end_and_wait()
+        if not self.verdict:
+            what = f"the verdict of {self.run}" if self.run else "it began"
+            raise client.lost(self.whom, what)
 
-
-class _Seen:
-    """How far the timeline has been shown."""
-
-    def __init__(self) -> None:
-        self.run = ""
-        self.number = 0
-
-    def show(self, events: Any, shown: View) -> None:
-        """Show what is new; exits at the verdict."""
-        from chaosctl import timeline
-
+    def _show(self, events: Iterable[RunEvent]) -> None:
         for event in events:
             self.run = event.run
-            if event.number <= self.number:
-                continue
-            self.number = event.number
-            shown.show(event)
-            if event.verdict:
-                if not isinstance(shown, timeline.JsonLines):
-                    output.note(f"report: chaosctl report {self.run}")
-                raise typer.Exit(timeline.exit_of(event.verdict))
+            if event.number > self._number:
+                self._number, self.verdict = event.number, event.verdict
+                self.shown.show(event)
+
+    def _end_and_wait(self) -> None:
+        """The first Ctrl-C: end the experiment and follow it until it is over."""
+        from chaosctl import client
+
+        if not self.run:
+            output.note("\nInterrupted before the controller answered; it may have started.")
+            output.note("  look: chaosctl runs\n  end it: chaosctl abort")
+            raise typer.Exit(INTERRUPTED)
+        output.note(f"\nEnding {self.run}; once more leaves it to the lease.")
+        pb = client.chaos_pb2
+        try:
+            with client.operator(self.whom) as stub:
+                stub.End(pb.EndRequest(run=self.run, reason="Ctrl-C"), timeout=client.ANSWER_S)
+                self._show(stub.Watch(pb.WatchRequest(run=self.run)))
+        except KeyboardInterrupt:
+            output.note("\nNot waiting. Its faults end by their own duration or lease.")
+            output.note(f"  follow it: chaosctl watch {self.run}\n  end all:   chaosctl abort")
+            raise typer.Exit(INTERRUPTED) from None
 
 
-def _end_and_wait(seen: _Seen, whom: Target, shown: View) -> None:
-    """The first Ctrl-C: end the experiment and follow it until it is over."""
+def request_of(
+    file: Path, text: str, settings: Mapping[str, str], level: str, environment: str, reason: str
+) -> ExperimentRequest:
+    """What the controller is asked for."""
     from chaosctl import client
 
-    if not seen.run:
-        output.note("\nInterrupted before the controller answered; it may have started.")
-        output.note("  look: chaosctl runs\n  end it: chaosctl abort")
-        raise typer.Exit(INTERRUPTED)
-    output.note(f"\nEnding {seen.run}; once more leaves it to the lease.")
-    pb = client.chaos_pb2
-    try:
-        with client.operator(whom) as stub:
-            stub.End(pb.EndRequest(run=seen.run, reason="Ctrl-C"), timeout=client.ANSWER_S)
-            seen.show(stub.Watch(pb.WatchRequest(run=seen.run)), shown)
-    except KeyboardInterrupt:
-        output.note("\nNot waiting. Its faults end by their own duration or lease.")
-        output.note(f"  follow it: chaosctl watch {seen.run}\n  end all:   chaosctl abort")
-        raise typer.Exit(INTERRUPTED) from None
+    return client.chaos_pb2.ExperimentRequest(
+        name=file.name, text=text, settings=settings, level=level, environment=environment,
+        reason=reason,
+    )  # fmt: skip
+
+
+def length_of(loaded: Loaded) -> int:
+    """From T to the end of the last fault, in µs."""
+    return max((step.end for step in loaded.plan.steps), default=0)
