@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-kernel test-vm check proto deb bench catalogue \
+.PHONY: help setup drill torture test test-unit test-services test-kernel test-vm check proto deb bench catalogue \
 	sim abort-bound fuzz clean
 
 PYTHON_TREES := proto core experiment agent controller ctl lab packaging tests bench
@@ -18,10 +18,13 @@ drill: setup ## boot a fleet of VMs and prove every promise on it
 torture: setup ## kill everything at every step of every fault, 300 times
 	@$(BIN)/chaosctl lab torture
 
-test: test-unit test-kernel test-vm ## all tests
+test: test-unit test-services test-kernel test-vm ## all tests
 
 test-unit: setup ## pure tests
 	@$(BIN)/pytest -q -n 2 tests/unit
+
+test-services: setup ## probes beside real services, private instances on loopback
+	@$(BIN)/pytest -q tests/services
 
 test-kernel: setup ## tests on this machine's kernel, in network namespaces
 	@$(BIN)/pytest -q tests/kernel
