@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from chaos_core.errors import ChaosError, Exit, InvalidInput
 from chaosctl import output
-from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs
+from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs, scenario, suite
 from chaosctl.commands import run as experiment
 
 _MEANINGS = {
@@ -43,10 +43,13 @@ app.command()(faults.faults)
 app.command()(inject.inject)
 app.command()(experiment.run)
 app.command()(experiment.end)
+app.command()(scenario.validate)
 app.command()(runs.watch)
 app.command()(control.abort)
 app.command()(control.resume)
 app.add_typer(nodes.app, name="node")
+app.add_typer(scenario.app, name="scenario")
+app.add_typer(suite.app, name="suite")
 app.add_typer(runs.app, name="runs")
 app.add_typer(audit.app, name="audit")
 app.add_typer(pki.app, name="pki")

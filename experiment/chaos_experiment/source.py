@@ -61,7 +61,9 @@ def read(text: str, name: str) -> Source:
         where = f"{name}:{mark.line + 1}" if mark else name
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot read it"
         raise InvalidInput(
-            f"not YAML: {what}", where=where, hint="check indentation, quotes and brackets"
+            f"not YAML: {what}",
+            where=where,
+            hint="check indentation and brackets; quote a text with `: ` in it",
         ) from None
     except ValueError:  # PyYAML's own, on escapes of characters that do not exist
         raise InvalidInput("not YAML: an escape of no character", where=name) from None

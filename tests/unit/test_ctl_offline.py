@@ -49,7 +49,19 @@ def test_nothing_heavy_is_imported_before_a_command_needs_it(argv: list[str]) ->
 def test_help_lists_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    names = ["nodes", "faults", "inject", "watch", "abort", "resume", "runs", "pki", "lab"]
+    names = [
+        "nodes",
+        "faults",
+        "inject",
+        "validate",
+        "scenario",
+        "watch",
+        "abort",
+        "resume",
+        "runs",
+        "pki",
+        "lab",
+    ]
     for name in names:
         assert f"\n  {name} " in shown
     for code in Exit:

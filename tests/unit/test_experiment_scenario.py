@@ -52,7 +52,7 @@ class Look(Probe):
     def hosts(self) -> tuple[str, ...]:
         return (self.url,)
 
-    async def measure(self) -> Seen:
+    async def measure(self, *_: object) -> Seen:
         raise NotImplementedError
 
 
