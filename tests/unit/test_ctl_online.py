@@ -60,6 +60,8 @@ class Scripted(rpc.OperatorServicer):
             ),
         ]
         self.pause = 0.0
+        self.watched: list[Any] = []  # if not the same as for those who began it
+        self.record = ""
         self.hang = threading.Event()
         self.hang.set()
 
@@ -80,9 +82,23 @@ class Scripted(rpc.OperatorServicer):
         self.hang.wait(10)
         time.sleep(self.pause)
 
-    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Experiment(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._ask(request, context)
         yield from self.events
+        self.hang.wait(10)
+
+    def End(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        return pb.EndResponse()
+
+    def GetRecord(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        for start in range(0, len(self.record), 10_000):
+            yield pb.RecordPart(json=self.record[start : start + 10_000])
+
+    def Watch(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._ask(request, context)
+        yield from self.watched or self.events
 
     def Abort(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._ask(request, context)

@@ -118,4 +118,5 @@ def _front(fleet: Fleet, manner: Manner) -> None:
     told = textwrap.indent(_MANNERS[manner], " " * 8).rstrip()
     text = _NGINX.format(servers=servers, manner=told)
     fleet.put(FRONT, "/etc/nginx/sites-available/default", text)
+    fleet.exec(FRONT, ["systemctl", "--quiet", "enable", "nginx"], timeout=60)
     fleet.exec(FRONT, ["systemctl", "restart", "nginx"], timeout=60)

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import psycopg2
+import psycopg
 import redis
 
 STURDY = os.environ.get("SHOP_MANNER", "sturdy") == "sturdy"
@@ -66,9 +66,7 @@ def connect() -> Any:
     """A connection on which nothing takes longer than the shop's patience."""
     options = f"-c statement_timeout={int(PATIENCE_S * 1000)}" if PATIENCE_S else ""
     extra = {"connect_timeout": 1, "tcp_user_timeout": 500} if STURDY else {}
-    made = psycopg2.connect(DATABASE, options=options, **extra)
-    made.autocommit = True
-    return made
+    return psycopg.connect(DATABASE, options=options, autocommit=True, **extra)
 
 
 POOLED = Pool()
@@ -97,7 +95,7 @@ def ask(statement: str, *values: object) -> Any:
             with POOLED.connection() as db, db.cursor() as cursor:
                 cursor.execute(statement, values)
                 return cursor.fetchone()
-        except (psycopg2.Error, queue.Empty):
+        except (psycopg.Error, queue.Empty):
             if attempt + 1 == TRIES:
                 raise
     return None
@@ -109,7 +107,7 @@ def item(number: int) -> dict[str, Any]:
         return found
     try:
         row = ask("select id, name, sold from item where id = %s", number)
-    except (psycopg2.Error, queue.Empty):
+    except (psycopg.Error, queue.Empty):
         if STURDY and number in LAST_KNOWN:
             return {**LAST_KNOWN[number], "stale": True}
         raise
@@ -146,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         elif verb in verbs and rest.isdigit():
             try:
                 self._send(200, verbs[verb](int(rest)))
-            except (psycopg2.Error, redis.RedisError, queue.Empty, TypeError) as error:
+            except (psycopg.Error, redis.RedisError, queue.Empty, TypeError) as error:
                 self._send(500, {"error": type(error).__name__})
         else:
             self._send(404, {"error": "no such page"})

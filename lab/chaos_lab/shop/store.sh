@@ -1,6 +1,9 @@
 #!/bin/bash
 # Opens PostgreSQL and Redis to the lab's network ($1) and stocks the shop. Idempotent.
 set -euo pipefail
+rm -f /etc/systemd/system-generators/postgresql-generator
+systemctl daemon-reload
+systemctl --quiet enable postgresql redis-server
 cd /etc/postgresql/*/main
 grep -q "$1" pg_hba.conf || echo "host shop shop $1 scram-sha-256" >>pg_hba.conf
 mkdir -p conf.d
