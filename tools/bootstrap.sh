@@ -17,6 +17,8 @@ packages=(
     user-mode-linux mmdebstrap debian-archive-keyring e2fsprogs iproute2 iputils-ping openssh-client
     # the agent on this machine, for the kernel tests
     iptables ipset nftables procps
+    # what the tests hurt, each a private instance of theirs
+    postgresql redis-server memcached
     # Python as in the VMs, and what python-iptables' C extension is compiled with
     python3 python3-venv python3-dev gcc libc6-dev
     ca-certificates make
@@ -29,9 +31,20 @@ done
 if ((${#missing[@]})); then
     say "installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
+    # Nobody needs their services here: none is started by being installed, nor at a boot.
+    if [[ ! -e /usr/sbin/policy-rc.d ]]; then
+        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
     apt-get update -qq || refuse "apt-get update failed"
     apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null ||
         refuse "apt-get could not install: ${missing[*]}"
+    for service in postgresql redis-server memcached; do
+        if command -v systemctl >/dev/null && [[ " ${missing[*]} " == *" $service "* ]]; then
+            systemctl --quiet disable "$service"
+        fi
+    done
 fi
 
 export UV_PYTHON=/usr/bin/python3 UV_PYTHON_DOWNLOADS=never

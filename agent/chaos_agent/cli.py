@@ -109,8 +109,10 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     from chaos_agent.privilege import need_root
 
     need_root()
+    settings = _settings(_DEFAULT)
     with Host() as host:
-        found = {"identity": _identity(), **examine_host(host, _settings(_DEFAULT).hooks)}
+        offers = examine_host(host, settings.hooks, settings.services)
+        found = {"identity": _identity(), **offers}
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -234,7 +236,7 @@ def _apply_local(
     need_root()
     log = Log.to_stderr("apply", node=settings.node)
     with sole_keeper(settings.runtime):
-        host = Host()
+        host = Host(settings.services)
         run_recover(host, settings.state, now_us, log)
         engine = Engine(
             host, Journal(settings.state), lambda fault: node_view(settings, host, fault), now_us

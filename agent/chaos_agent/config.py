@@ -13,11 +13,12 @@ import re
 import socket
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos_agent.services import ADDRESS, Service, service
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
@@ -43,6 +44,7 @@ _KEYS = {
     "network": ("mark_mask", "ssh_ports", "protected"),
     "units": ("protected",),
 }
+_LISTS = ("hooks", *ADDRESS)  # of tables, by the names that root gives them
 _HOOK_KEYS = ("run", "undo", "user", "timeout")
 _HOOK_TIMEOUT = Duration.parse("5s")
 _LONGEST_HOOK = Duration.parse("10s")  # a fault that takes longer to be in force is given up
@@ -58,6 +60,7 @@ class AgentConfig:
     protected: Protected = Protected()
     mark_mask: int = DEFAULT_MARK_MASK
     hooks: Mapping[str, Hook] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)  # by names like postgres.shop
     state: Path = STATE
     runtime: Path = RUNTIME
     pki: Path = PKI
@@ -139,14 +142,32 @@ class _Reader:
                 units=tuple(self._get("units", "protected", (), _patterns)),
             ),
             mark_mask=int(self._get("network", "mark_mask", DEFAULT_MARK_MASK, _mask)),
-            hooks={name: self._hook(name, text) for name, text in self._hooks().items()},
+            hooks={name: self._hook(name, text) for name, text in self._listed("hooks", _HOOK)},
+            services={
+                f"{kind}.{name}": self._service(kind, name, given)
+                for kind in ADDRESS
+                for name, given in self._listed(kind, _example(kind))
+            },
         )
 
-    def _hooks(self) -> dict[str, Any]:
-        found = self.data.get("hooks", {})
+    def _listed(self, section: str, hint: str) -> Iterable[tuple[str, Any]]:
+        """The tables below ``[section.…]``, by name."""
+        found = self.data.get(section, {})
         if not isinstance(found, dict):
-            raise InvalidInput("hooks are tables", where=self._line("hooks", "hooks"), hint=_HOOK)
-        return found
+            where = self._line(section, section)
+            raise InvalidInput(f"{section} are tables", where=where, hint=hint)
+        return found.items()
+
+    def _service(self, kind: str, name: str, given: Any) -> Service:
+        """``[postgres.NAME]`` and the like: where it is that a fault may touch."""
+        try:
+            _node_name(name)
+            return service(kind, given)
+        except ValueError as error:
+            where = self._line(f"{kind}.{name}", f"{kind}.{name}")
+            raise InvalidInput(
+                f"{kind}.{name}: {error}", where=where, hint=_example(kind)
+            ) from None
 
     def _hook(self, name: str, given: Any) -> Hook:
         """``[hooks.NAME]``: what may be run here, by whom and how long."""
@@ -171,10 +192,10 @@ class _Reader:
 
     def _known(self) -> None:
         for section, values in self.data.items():
-            if section == "hooks":
+            if section in _LISTS:
                 continue
             if section not in _KEYS or not isinstance(values, dict):
-                raise self._error(section, section, _hint(section, _KEYS))
+                raise self._error(section, section, _hint(section, (*_KEYS, *_LISTS)))
             for key in values:
                 if key not in _KEYS[section]:
                     raise self._error(section, key, _hint(key, _KEYS[section]))
@@ -287,6 +308,11 @@ def _patterns(value: Any) -> tuple[str, ...]:
         raise ValueError("a list of services is expected, like ['postgresql*']")
     texts = [_text(item) for item in value]
     return tuple(name if "*" in name or "." in name else f"{name}.service" for name in texts)
+
+
+def _example(kind: str) -> str:
+    key, _, example = ADDRESS[kind]
+    return f"[{kind}.shop] {key} = {example!r}"
 
 
 _HOOK = "[hooks.gc] run = ['/usr/bin/jcmd', 'app', 'GC.run'], user = 'app'; undo, timeout"

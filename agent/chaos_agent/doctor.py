@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +52,11 @@ class Report:
     firewall: str
 
 
-def examine(host: Host, hooks: Collection[str] = ()) -> Report:
-    """Try everything, and leave nothing behind. ``hooks`` are those of this node, by name."""
+def examine(host: Host, hooks: Collection[str] = (), services: Collection[str] = ()) -> Report:
+    """Try everything, and leave nothing behind. ``hooks`` and ``services`` are those that root
+
+    has listed on this node, by name.
+    """
     found = [
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
@@ -63,6 +67,7 @@ def examine(host: Host, hooks: Collection[str] = ()) -> Report:
         Ability("hook", ok=bool(hooks), why="" if hooks else "hook: none is in agent.toml"),
         _try("task-io", lambda: Path("/proc/self/io").read_text()),
         _try("worker", _worker),
+        _try("postgres", lambda: _postgres(services)),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -204,6 +209,14 @@ def _limit(file: str) -> None:
 def _worker() -> None:
     if RUNNING.is_dir() and not _BUS.exists():
         raise Unsupported("processes with a network are started by systemd: install dbus")
+
+
+def _postgres(services: Collection[str]) -> None:
+    """Without connecting: the keeper has no network."""
+    if find_spec("psycopg") is None:
+        raise Unsupported("psycopg is not installed: it comes with chaosctl[postgres]")
+    if not any(name.startswith("postgres.") for name in services):
+        raise Unsupported("no [postgres.NAME] is in agent.toml")
 
 
 def _kill() -> None:

@@ -22,6 +22,8 @@ from chaos_core.faults import Fault, kinds, problems
 from chaos_core.messages import MAX_ADDRESSES, Hello
 from chaos_core.node import Device, NodeView, Route, UnitFacts
 
+_LISTED = {"database": "postgres", "redis": "redis", "memcached": "memcached"}  # by field
+
 
 def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
@@ -52,6 +54,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         block=limits.block_of(asks.block_of) if asks.block_of else "",
         clock=clock.facts() if asks.clock else None,
         hook=config.hooks.get(asks.hook),
+        services=frozenset(config.services),
         boot=boot_id(),
         flushes=caches.flushes() if asks.flushes else (0, 0),
         directory=directories.find(asks.directory, config.state) if asks.directory else None,
@@ -83,12 +86,19 @@ def memory_total() -> int:
     raise AssertionError("/proc/meminfo has no MemTotal")
 
 
-def examine_host(host: Host, hooks: Collection[str] = ()) -> dict[str, Any]:
+def examine_host(
+    host: Host, hooks: Collection[str] = (), services: Collection[str] = ()
+) -> dict[str, Any]:
     """What doctor found, as JSON data: abilities, firewall, each kind with its verdict.
 
     ``problems`` are the kinds of others that cannot be had.
     """
-    report = examine(host, hooks)
+    report = examine(host, hooks, services)
+    lists = {"hook": sorted(hooks)}
+    for field, kind in _LISTED.items():
+        lists[field] = sorted(
+            name.partition(".")[2] for name in services if name.startswith(f"{kind}.")
+        )
     abilities = {ability.name: ability for ability in report.abilities}
     return {
         "firewall": report.firewall,
@@ -96,14 +106,15 @@ def examine_host(host: Host, hooks: Collection[str] = ()) -> dict[str, Any]:
             {"name": ability.name, "ok": ability.ok, "why": ability.why}
             for ability in report.abilities
         ],
-        "kinds": {kind: _offer(cls, abilities, hooks) for kind, cls in kinds().items()},
+        "kinds": {kind: _offer(cls, abilities, lists) for kind, cls in kinds().items()},
         "problems": list(problems()),
     }
 
 
 def _offer(
-    cls: type[Fault], abilities: Mapping[str, Ability], hooks: Collection[str]
+    cls: type[Fault], abilities: Mapping[str, Ability], lists: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
+    """One kind. ``lists`` are the names that some fields may have here."""
     missing = [abilities[need].why for need in cls.needs if not abilities[need].ok]
     other_family = [abilities[name] for need in cls.needs if (name := f"{need}-ipv6") in abilities]
     if not missing and not all(ability.ok for ability in other_family):
@@ -111,8 +122,10 @@ def _offer(
     else:
         why = "; ".join(missing)
     schema = cls.model_json_schema()
-    if "hook" in schema["properties"]:
-        schema["properties"]["hook"]["enum"] = sorted(hooks)
+    for field, names in lists.items():
+        if found := schema["properties"].get(field):
+            optional = found.get("default") == ""
+            found["enum"] = ["", *names] if optional else list(names)
     return {
         "summary": cls.summary,
         "lease_holder": cls.lease_holder,

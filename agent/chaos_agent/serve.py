@@ -25,7 +25,7 @@ def keeper(path: Path) -> None:
     config = configuration.load(path)
     log = Log.to_stderr("keeper", node=config.node)
     with sole_keeper(config.runtime):
-        host = Host()
+        host = Host(config.services)
         left = recover(host, config.state, now_us, log).difference
         journal = Journal(config.state)
         engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
@@ -33,7 +33,7 @@ def keeper(path: Path) -> None:
         supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
         # These two load all that a fault will need: a lease must not wait for an import.
         effects.load()
-        found = examine_host(host, config.hooks)
+        found = examine_host(host, config.hooks, config.services)
         for problem in found["problems"]:
             log.warning("a kind of fault is not offered", why=problem)
         Keeper(

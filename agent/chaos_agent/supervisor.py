@@ -97,7 +97,7 @@ class Supervisor:
         try:
             self.engine.renew(fault, hold_until)
         except (ChaosError, OSError) as error:
-            self._end(fault, self._why_gone(fault, now), now, str(error))
+            self._gone(self.engine.standing[fault], error, now)
 
     def _apply(self, request: Apply, now: int) -> None:
         if self.quarantine:
@@ -207,10 +207,7 @@ class Supervisor:
         try:
             self.engine.check(standing)
         except (ChaosError, OSError) as error:
-            reason = self._why_gone(standing.id, now)
-            if (was, reason) == ("applying", "disturbed"):
-                reason = "not_in_force"
-            self._end(standing.id, reason, now, str(error))
+            self._gone(standing, error, now)
             return
         if was != standing.state:
             self.changed = True
@@ -226,6 +223,13 @@ class Supervisor:
             return
         if done:
             self.log.info("again", run=standing.run, fault=standing.id)
+
+    def _gone(self, standing: Standing, error: ChaosError | OSError, now: int) -> None:
+        """An effect is not there. Nobody has disturbed what was not in force yet."""
+        reason = self._why_gone(standing.id, now)
+        if (standing.state, reason) == ("applying", "disturbed"):
+            reason = "not_in_force"
+        self._end(standing.id, reason, now, str(error))
 
     def _why_gone(self, fault: str, now: int) -> str:
         """An effect went away: by its lease, which kernels end up to a grain early, or by whom?"""

@@ -295,12 +295,14 @@ class Worker:
     """A program of ours that uses the network, in a process of its own, without privileges.
 
     ``program`` is one of the agent's workers, ``arguments`` are its own, as JSON. Its lease
-    is held as a Holder's.
+    is held as a Holder's. ``service`` names what root has listed in the agent's file, like
+    ``postgres.shop``: the address and the password stand nowhere else.
     """
 
     name: str
     program: str
     arguments: str
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -552,7 +554,8 @@ def describe(effect: Effect) -> str:
             ramp = f", over {effect.ramp / 1_000_000:g} s" if effect.ramp else ""
             return f"holder {effect.name}: {_work(effect)}{ramp}"
         case Worker():
-            return f"worker {effect.name}: {effect.program} {effect.arguments}"
+            at = f" at {effect.service}" if effect.service else ""
+            return f"worker {effect.name}: {effect.program}{at} {effect.arguments}"
         case Unit():
             return f"unit   {effect.unit}: {effect.state}"
         case Restart():

@@ -77,6 +77,7 @@ class Asks:
     clock: bool = False
     flushes: bool = False  # how often caches were dropped
     hook: str = ""  # by its name
+    service: str = ""  # of those that root has listed, like postgres.shop
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,7 @@ class NodeView:
     clock: ClockFacts | None = None
     flushes: tuple[int, int] = (0, 0)  # of the page cache, of dentries and inodes, since boot
     hook: Hook | None = None
+    services: frozenset[str] = frozenset()  # databases and caches that root has listed
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
@@ -249,6 +251,7 @@ class NodeView:
             hook=Hook(asks.hook, ("/usr/bin/true",), ("/usr/bin/true",), "nobody", 5_000_000)
             if asks.hook
             else None,
+            services=frozenset({asks.service}),
             clock=ClockFacts(1_795_000_000_000_000, "00000000-0000-4000-8000-000000000000"),
             cgroups=dict.fromkeys((*asks.cgroups, *places.values()), 1),
             directory=DirectoryFacts(asks.directory, total=100 * 2**30, free=40 * 2**30),

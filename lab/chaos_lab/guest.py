@@ -22,14 +22,31 @@ PACKAGES = (
     "iptables",
     "iputils-ping",
     "kmod",
+    "memcached",
+    "nginx",
     "openssh-server",
+    "postgresql",
     "procps",
     "python3",
+    "python3-psycopg",
+    "python3-redis",
+    "redis-server",
     "systemd",
     "systemd-sysv",
     "tcpdump",
     "udev",
 )
+
+EXCLUDED = (
+    *("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"),
+    # PostgreSQL's compiler: a third of the image, and PostgreSQL does without.
+    *("/usr/lib/postgresql/*/lib/bitcode/*", "/usr/lib/postgresql/*/lib/llvmjit*"),
+    *("/usr/lib/*/libLLVM*", "/usr/lib/llvm-*", "/usr/lib/*/libz3*"),
+)
+"""Paths of packages that no VM needs."""
+
+SERVICES = ("memcached", "nginx", "postgresql", "redis-server")
+"""What faults are tried on. None runs unless a test starts it."""
 
 MODULE_TREES = ("block", "crypto", "drivers/net", "lib", "net")
 """Parts of the kernel's module tree that the image carries: the network, not the drivers."""
@@ -39,6 +56,10 @@ SETUP = (
     ("update-alternatives", "--quiet", "--set", "ip6tables", "/usr/sbin/ip6tables-legacy"),
     # sshd runs every command through root's shell, and dash starts in half of bash's time.
     ("usermod", "--shell", "/bin/sh", "root"),
+    ("systemctl", "--quiet", "disable", *SERVICES),
+    # It would only start what is not to run, at each boot: `systemctl start postgresql@15-main`.
+    ("mkdir", "-p", "/etc/systemd/system-generators"),
+    ("ln", "-s", "/dev/null", "/etc/systemd/system-generators/postgresql-generator"),
 )
 """Commands run once inside the root file system. The kernel has no nft ip family, hence legacy."""
 

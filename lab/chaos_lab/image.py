@@ -96,7 +96,8 @@ def _kernel_version() -> str:
 
 def _rootfs(cache: Path, kernel: str, say: Progress) -> Path:
     """An unpacked Debian with the kernel's modules, made by mmdebstrap."""
-    key = _key(guest.SUITE, guest.PACKAGES, kernel, guest.MODULE_TREES, guest.SETUP)
+    what = (guest.PACKAGES, guest.EXCLUDED)
+    key = _key(guest.SUITE, what, kernel, guest.MODULE_TREES, guest.SETUP)
     directory = cache / f"rootfs-{key}"
     if directory.is_dir():
         os.utime(directory)
@@ -105,7 +106,7 @@ def _rootfs(cache: Path, kernel: str, say: Progress) -> Path:
     with _atomic(directory) as new:
         run(
             ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
-            + [f"--dpkgopt=path-exclude=/usr/share/{junk}/*" for junk in ("doc", "locale", "man")]
+            + [f"--dpkgopt=path-exclude={path}" for path in guest.EXCLUDED]
             + [f"--include={','.join(guest.PACKAGES)}", guest.SUITE, str(new)]
         )
         modules = new / "usr/lib/modules" / kernel

@@ -90,6 +90,10 @@ def _good(dice: Dice, name: str, schema: dict[str, Any]) -> Any:
         return dice.sample(("80", "443", "8000-8010"), dice.randrange(1, 4))
     if name == "unit":
         return dice.choice(("nginx", "app@1.service", "ssh", "systemd-journald", "chaos-agent"))
+    if name in ("database", "redis", "memcached"):
+        return "shop"
+    if name in ("table", "held"):
+        return dice.choice(("orders", "sales.orders"))
     if name == "path":
         return dice.choice(("/srv/data", "/", "/srv/data/", "/srv/../etc", "srv"))
     if schema.get("type") == "integer":
@@ -142,6 +146,7 @@ def check(example: tuple[str, str, str, int, int]) -> None:
             view,
             units=asked.units,
             processes=asked.processes,
+            services=asked.services,
             directory=asked.directory,
             systemd=place != 1,
         )

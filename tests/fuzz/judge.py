@@ -80,6 +80,8 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case Pipe(tbf=tbf) if tbf is not None:
                 cut += 1
                 delay = max(delay, tbf.limit / tbf.rate * 1e6)
+            case Worker(program="flush"):
+                assert effect.service, "a cache that nobody has listed"
             case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit() | Worker():
                 cut += 1
             case UndoTimer(undo=undo):

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -36,6 +36,7 @@ from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.xtrules import iptc
 from chaos_agent.offers import memory_total, node_view
+from chaos_agent.services import Service
 from chaos_agent.supervisor import Supervisor
 from chaos_core.envelope import PROFILES
 from chaos_core.log import Log
@@ -60,6 +61,9 @@ _TOOLS = {
     "nft": "nftables",
     "mkfs.ext4": "e2fsprogs",
     "linux.uml": "user-mode-linux",
+    "psql": "postgresql",
+    "redis-server": "redis-server",
+    "memcached": "memcached",
 }
 
 
@@ -398,16 +402,24 @@ def sh() -> Callable[..., str]:
 
 
 @pytest.fixture
-def host(net: Net) -> Iterator[Host]:  # noqa: ARG001 - the namespace comes first
-    with Host() as opened:
+def services() -> Mapping[str, Service]:
+    """What root has listed in agent.toml; for tests to replace."""
+    return {}
+
+
+@pytest.fixture
+def host(net: Net, services: Mapping[str, Service]) -> Iterator[Host]:  # noqa: ARG001 - net is first
+    with Host(services) as opened:
         yield opened
 
 
 class Node:
     """A supervisor with its engine, and a controller's side of the conversation."""
 
-    def __init__(self, host: Host, state: Path, profile: str = "lab") -> None:
-        config = AgentConfig(node="n1", envelope=PROFILES[profile], state=state)
+    def __init__(
+        self, host: Host, state: Path, profile: str, services: Mapping[str, Service]
+    ) -> None:
+        config = AgentConfig(node="n1", envelope=PROFILES[profile], state=state, services=services)
         self.engine = Engine(
             host, Journal(state), lambda fault: node_view(config, host, fault), now_us
         )
@@ -465,9 +477,9 @@ class Node:
 
 
 @pytest.fixture
-def new_node(host: Host, tmp_path: Path) -> Callable[..., Node]:
+def new_node(host: Host, tmp_path: Path, services: Mapping[str, Service]) -> Callable[..., Node]:
     """Makes a node from what is on disk: the first one, or one that was restarted."""
-    return lambda profile="lab": Node(host, tmp_path / "state", profile)
+    return lambda profile="lab": Node(host, tmp_path / "state", profile, services)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ class WorkerOps:
         self.revert(host, effect)
         deadline_us = deadline(effect.name, expires_at_us, deadline_us)
         host.workers.start(
-            effect.name, effect.program, effect.arguments, expires_at_us, deadline_us
+            *(effect.name, effect.program, effect.arguments),
+            *(expires_at_us, deadline_us, effect.service),
         )
 
     def verify(self, host: Host, effect: Worker) -> str | None:
@@ -30,11 +31,8 @@ class WorkerOps:
 
     def renew(self, host: Host, effect: Worker, expires_at_us: int) -> None:
         if not host.workers.renew(effect.name, expires_at_us):
-            raise NotInForce(
-                f"not renewed: worker {effect.name} has ended",
-                where=effect.name,
-                hint="a lapsed lease takes a new apply",
-            )
+            self.verify(host, effect)  # tells what it has said, if it has ended
+            raise NotInForce(f"worker {effect.name} reads nothing")
 
     def revert(self, host: Host, effect: Worker) -> None:
         host.workers.stop(effect.name)

@@ -6,6 +6,7 @@ opened: one Host, one thread, one namespace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -21,11 +22,18 @@ if TYPE_CHECKING:
     from chaos_agent.linux.tc import Tc
     from chaos_agent.linux.workers import Workers
     from chaos_agent.linux.xtables import Xtables
+    from chaos_agent.services import Service
     from chaos_core.effects import Backend
 
 
 class Host:
-    """The adapters of ``chaos_agent.linux``, each made once. Close it when done."""
+    """The adapters of ``chaos_agent.linux``, each made once. Close it when done.
+
+    ``services`` are those that workers may be given, by name.
+    """
+
+    def __init__(self, services: Mapping[str, Service] | None = None) -> None:
+        self._services = services or {}
 
     @cached_property
     def tc(self) -> Tc:
@@ -96,7 +104,7 @@ class Host:
     def workers(self) -> Workers:
         from chaos_agent.linux.workers import Workers
 
-        return Workers(self.systemd)
+        return Workers(self.systemd, self._services)
 
     @cached_property
     def systemd(self) -> Systemd:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chaos_agent.linux import children
 from chaos_agent.linux.systemd import RUNNING, Systemd
+from chaos_agent.services import Service
 from chaos_core.errors import Unsupported
 from chaos_core.text import printable
 
@@ -30,19 +33,31 @@ class _Run:
 class Workers:
     """The workers that this process has started, by name."""
 
-    def __init__(self, systemd: Systemd) -> None:
+    def __init__(self, systemd: Systemd, services: Mapping[str, Service]) -> None:
         self._systemd = systemd
+        self._services = services
         self._running: dict[str, _Run] = {}
 
     def start(
-        self, name: str, program: str, arguments: str, expires_us: int, deadline_us: int
+        self,
+        name: str,
+        program: str,
+        arguments: str,
+        expires_us: int,
+        deadline_us: int,
+        service: str = "",
     ) -> None:
-        """Start a worker; ``look`` says when it works. Raises Unsupported."""
+        """Start a worker; ``look`` says when it works. Raises Unsupported.
+
+        What it is told goes by its stdin, which nobody else can read.
+        """
+        told = json.loads(arguments) | ({"service": self._credentials(service)} if service else {})
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._running[name] = run = _Run(ours)
+        ours.send(f"{json.dumps(told)}\n".encode())
         apart = RUNNING.is_dir()
-        words = (name, program, deadline_us, expires_us, 0 if apart else os.getpid(), arguments)
+        words = (name, program, deadline_us, expires_us, 0 if apart else os.getpid())
         argv = [sys.executable, "-I", "-m", _MODULE, *map(str, words)]
         with theirs:
             if apart:
@@ -53,29 +68,34 @@ class Workers:
                     argv, stdin=line, stdout=line, stderr=subprocess.DEVNULL, env={}, cwd="/"
                 )
 
+    def _credentials(self, service: str) -> dict[str, str]:
+        if service not in self._services:
+            raise Unsupported(f"{service} is not listed in this agent's file")
+        return self._services[service].credentials()
+
     def look(self, name: str) -> tuple[int, str]:
         """The worker's pid and what it says is missing, which is nothing when it does its work.
 
-        Raises Unsupported when it is no more.
+        Raises Unsupported, with the last that it said, when it is no more.
         """
         run = self._running.get(name)
         if run is None:
             raise Unsupported(f"worker {name} is none of this keeper's")
         try:
-            while not run.ended and (said := run.line.recv(4096)):
-                run.heard = (run.heard + said)[-_HEARD:]
+            while not run.ended and (heard := run.line.recv(4096)):
+                run.heard = (run.heard + heard)[-_HEARD:]
             run.ended = True
         except BlockingIOError:
             pass
         except OSError:
             run.ended = True
-        if run.ended:
-            raise Unsupported(f"worker {name} has ended")
         *lines, _ = run.heard.split(b"\n")
-        if not lines:
-            return 0, "it is starting"
-        pid, _, text = lines[-1].decode(errors="replace").partition(" ")
-        return int(pid) if pid.isdigit() else 0, printable(text, _SAID)
+        last = lines[-1] if lines else b"0 it is starting"
+        pid, _, text = last.decode(errors="replace").partition(" ")
+        said = printable(text, _SAID)
+        if run.ended:
+            raise Unsupported(f"worker {name} has ended" + (f": {said}" if said else ""))
+        return int(pid) if pid.isdigit() else 0, said
 
     def renew(self, name: str, expires_us: int) -> bool:
         """Tell a worker its new expiry; False when it is no more, or reads nothing."""

@@ -1,9 +1,10 @@
-"""``python -I -m chaos_agent.workers NAME PROGRAM DEADLINE_US EXPIRES_US PARENT ARGUMENTS``
+"""``python -I -m chaos_agent.workers NAME PROGRAM DEADLINE_US EXPIRES_US PARENT``
 
 Times are CLOCK_BOOTTIME in µs. The last holder of the lease is the kernel: the SIGKILL
-timer of ``holder.py``. Renewals are lines on stdin with a new expiry; its end is the end,
-so the keeper's death is ours. PARENT is a pid, for PR_SET_PDEATHSIG, or 0. What the
-program tells is written to stdout, as lines with our pid before each.
+timer of ``holder.py``. The first line on stdin is what the program is told, as JSON: here,
+since everybody can read arguments. Renewals are lines with a new expiry; the end of stdin
+is the end, so the keeper's death is ours. PARENT is a pid, for PR_SET_PDEATHSIG, or 0.
+What the program tells is written to stdout, as lines with our pid before each.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from chaos_agent.holder import Lease, die_with, obey
 
 
 def main() -> None:
-    _, _name, program, deadline_us, expires_us, parent, arguments = sys.argv
+    _, _name, program, deadline_us, expires_us, parent = sys.argv
     lease = Lease(int(expires_us), int(deadline_us))
     if int(parent):
         die_with(int(parent))
+    told = _line()
     _thread.start_new_thread(_mind, (lease,))
     # On a slow machine these imports take longer than a lease: it is renewed meanwhile.
     import asyncio
@@ -37,7 +39,18 @@ def main() -> None:
             os.write(1, f"{line}\n".encode())
         last = line
 
-    asyncio.run(serve(json.loads(arguments), tell))
+    asyncio.run(serve(json.loads(told), tell))
+
+
+def _line() -> bytes:
+    """The first line of stdin, and nothing behind it."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            os._exit(0)
+        line += byte
+    return line
 
 
 def _mind(lease: Lease) -> None:

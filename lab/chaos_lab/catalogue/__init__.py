@@ -16,7 +16,7 @@ from typing import Any
 
 from chaos_core.errors import ChaosError
 from chaos_lab import provision
-from chaos_lab.catalogue import filtering, limits, network, resources, services, shaping
+from chaos_lab.catalogue import databases, filtering, limits, network, resources, services, shaping
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
@@ -28,6 +28,7 @@ MEASURES: tuple[Measure, ...] = (
     *resources.MEASURES,
     *services.MEASURES,
     *limits.MEASURES,
+    *databases.MEASURES,
 )
 
 _BOUND_S = 5.0  # P3: an abort's; the others are bounded by the lease, which is shorter
@@ -60,6 +61,8 @@ class Row:
 def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) -> list[Row]:
     """Measure on a fleet that is up and provisioned with profile lab. ``tell`` hears each row."""
     services.give(drill)
+    if set(measures) & set(databases.MEASURES):
+        databases.give(drill)
     rows = [
         Row(one.kind, " ".join(one.words(drill)[1:]), one.asked, date=time.strftime("%Y-%m-%d"))
         for one in measures
