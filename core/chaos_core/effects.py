@@ -26,6 +26,7 @@ from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
 Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT"]
+Table = Literal["raw", "mangle", "filter", "nat"]
 Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
@@ -211,9 +212,10 @@ class Rule:
     inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. ``per_day``
     matches so many packets in 24 hours, ``burst`` of them at once. ``text`` are bytes that
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
+    ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT"]
+    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT"]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -237,6 +239,7 @@ class Rule:
     mask: int = 0
     reject_with: str = ""
     to_port: int = 0
+    zone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +251,7 @@ class Chain:
 
     name: str
     family: Family
-    table: Literal["mangle", "filter", "nat"]
+    table: Table
     hook: Hook
     rules: tuple[Rule, ...]
     backend: Backend = "xtables"
@@ -646,5 +649,7 @@ def _rule(rule: Rule) -> str:
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
+    if target == "CT":
+        return " ".join([*parts, f"→ CT zone {rule.zone}"])
     detail = str(rule.to_port) if target == "REDIRECT" else rule.reject_with
     return " ".join([*parts, f"→ {target}", detail]).rstrip()

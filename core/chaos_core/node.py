@@ -77,6 +77,7 @@ class Asks:
     clock: bool = False
     flushes: bool = False  # how often caches were dropped
     hook: str = ""  # by its name
+    abilities: tuple[str, ...] = ()  # of those that doctor tries, beside Fault.needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,7 @@ class NodeView:
     clock: ClockFacts | None = None
     flushes: tuple[int, int] = (0, 0)  # of the page cache, of dentries and inodes, since boot
     hook: Hook | None = None
+    unable: Mapping[str, str] = field(default_factory=dict)  # missing abilities, and why
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:
