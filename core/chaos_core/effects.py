@@ -89,7 +89,7 @@ class PulsedSet:
 
 @dataclass(frozen=True, slots=True)
 class FixedSet:
-    """A kernel set of what is protected, for filters that are asked before xtables.
+    """A kernel set for filters that are asked before xtables: of what is protected, or of ports.
 
     Entries never time out. They are CIDRs (``hash:net``), or ``CIDR,protocol:port``
     (``hash:net,port``) with tcp, udp or icmpv6, where the port is the type times 256.
@@ -175,14 +175,16 @@ class Pipe:
 class Catch:
     """Packets of a family whose source is in the LeasedSet ``peers``, less what is protected.
 
-    That is what comes from ``safe_nets`` (empty: none), or from or to ``safe_ports``;
-    both are FixedSets.
+    That is what comes from ``safe_nets`` (empty: none), or from or to ``safe_ports``. Only
+    what comes from ``ports`` and to ``local_ports``, unless those are empty. All are FixedSets.
     """
 
     family: Family
     peers: str
     safe_nets: str
     safe_ports: str
+    ports: str = ""
+    local_ports: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,14 +539,18 @@ def describe(effect: Effect) -> str:
             )
         case FixedSet():
             return (
-                f"set    {effect.name} (IPv{effect.family} {effect.kind}, protected):"
+                f"set    {effect.name} (IPv{effect.family} {effect.kind}, to be asked by a filter):"
                 f" {', '.join(effect.entries)}"
             )
         case Pipe():
             return f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} {_shape(effect)}"
         case IngressPipe():
             sets = ", ".join(
-                " ".join(filter(None, (catch.peers, "but", catch.safe_nets, catch.safe_ports)))
+                " ".join(
+                    [catch.peers]
+                    + [f"and {name}" for name in (catch.ports, catch.local_ports) if name]
+                    + ["but", *filter(None, (catch.safe_nets, catch.safe_ports))]
+                )
                 for catch in effect.catches
             )
             return f"inlet  {effect.device} from {sets} → {effect.link} {_netem(effect.netem)}"

@@ -300,13 +300,15 @@ class NetworkFault(Fault, ABC):
         """Ingress: what comes from the peers, by a device that routes to them, goes through netem.
 
         It takes leased sets of ipset's, whatever the backend. It is matched before xtables,
-        by sets alone: no ports, no protocol. What is protected in a chain is protected by
-        sets here.
+        by sets alone: what is protected in a chain is protected by sets here, and a protocol
+        is known by its ports only.
         """
         sets: list[FixedSet] = []
         catches = []
         for family in self.families():
-            nets, ports = (f"{_set_name(fault_id, family)}{part}" for part in (1, 2))
+            nets, ports, theirs, own = (
+                f"{_set_name(fault_id, family)}{part}" for part in (1, 2, 3, 4)
+            )
             safe = [net for net in node.protected.networks() if net.version == family]
             safe += self.excluded(family)
             if safe:
@@ -314,7 +316,21 @@ class NetworkFault(Fault, ABC):
                 sets.append(FixedSet(nets, family, "hash:net", entries))
             sets.append(FixedSet(ports, family, "hash:net,port", _protected_ports(node, family)))
             peers = _set_name(fault_id, family)
-            catches.append(Catch(family, peers, nets if safe else "", ports))
+            chosen = ((theirs, self.ports), (own, self.local_ports))
+            sets += [
+                FixedSet(name, family, "hash:net,port", self._port_entries(family, given))
+                for name, given in chosen
+                if given
+            ]
+            catches.append(
+                Catch(
+                    family,
+                    peers,
+                    nets if safe else "",
+                    ports,
+                    *(name if given else "" for name, given in chosen),
+                )
+            )
         pipes = (
             IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem)
             for number, name in enumerate(self.devices(node), MAX_DEVICES)
@@ -372,6 +388,15 @@ class NetworkFault(Fault, ABC):
                 set_side="dst" if outward else "src",
             )
             for protocol in self.protocols(family)
+        )
+
+    def _port_entries(self, family: Family, ports: tuple[str, ...]) -> tuple[str, ...]:
+        """These ports from anywhere, as entries of a FixedSet."""
+        return tuple(
+            f"{half},{protocol}:{port}"
+            for half in _entries((_network(EVERYWHERE[family == 6]),))
+            for protocol in self.protocols(family)
+            for port in each_port(ports)
         )
 
     def protocols(self, family: Family) -> tuple[str, ...]:
@@ -512,6 +537,12 @@ class Everywhere(NetworkFault, ABC):
         if self.peers != EVERYWHERE or not peers:
             return self
         return self.model_copy(update={"peers": peers})
+
+
+def each_port(ranges: tuple[str, ...]) -> list[int]:
+    """Every port of ranges like 8000:8010."""
+    bounds = (text.partition(":") for text in ranges)
+    return sorted({n for low, _, high in bounds for n in range(int(low), int(high or low) + 1)})
 
 
 def _of_family(texts: tuple[str, ...], family: Family) -> tuple[Network, ...]:
