@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from chaos_agent.effects.pipe import release
 from chaos_agent.linux import caches, clock
@@ -21,7 +20,17 @@ from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import RUNNING
 from chaos_agent.linux.tcvalues import Link
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, Tbf, is_ours
+from chaos_core.effects import (
+    CHAIN_PREFIX,
+    LINK_PREFIX,
+    Chain,
+    Family,
+    Netem,
+    Rule,
+    Table,
+    Tbf,
+    is_ours,
+)
 from chaos_core.errors import ChaosError, Unsupported
 
 _NAME = f"{LINK_PREFIX}doctor"
@@ -29,6 +38,20 @@ _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
 _CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
 _BUS = Path("/run/dbus/system_bus_socket")
+_RULES: tuple[tuple[str, Table, Rule], ...] = (
+    ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
+    ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
+    ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
+    ("statistic", "mangle", Rule("DROP", probability=10_000)),
+    ("xt_owner", "mangle", Rule("RETURN", uid=0)),
+    ("xt_cgroup", "mangle", Rule("RETURN", cgroup="/")),
+    ("xt_limit", "filter", Rule("RETURN", per_day=1, burst=1)),
+    ("xt_string", "mangle", Rule("RETURN", text="0061")),
+    ("reject", "filter", Rule("REJECT")),
+    ("ct-zone", "raw", Rule("CT", zone=1)),
+    ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
+    ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +93,16 @@ def examine(host: Host, hooks: Collection[str] = (), services: Collection[str] =
         _try("postgres", lambda: _postgres(services)),
     ]
     return Report(tuple(found), _firewall(host))
+
+
+def lacking(host: Host, names: Collection[str]) -> dict[str, str]:
+    """Which of these this host has not, and why: of what takes no set, and only for IPv4."""
+    found = [_try("worker", _worker)] if "worker" in names else []
+    for name, table, rule in _RULES:
+        if name in names:
+            chain = Chain(_CHAIN, 4, table, "OUTPUT", (rule,), host.backend)
+            found.append(_try(name, lambda chain=chain: _trial_rule(host, chain)))  # type: ignore[misc]
+    return {ability.name: ability.why for ability in found if not ability.ok}
 
 
 def _try(name: str, attempt: Callable[[], object]) -> Ability:
@@ -133,22 +166,9 @@ def _remove_link(host: Host) -> None:
 
 def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
     suffix = "" if family == 4 else "-ipv6"
-    rules: tuple[tuple[str, Literal["mangle", "filter", "nat"], Rule], ...] = (
-        ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
-        ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
-        ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
-        ("statistic", "mangle", Rule("DROP", probability=10_000)),
-        ("xt_owner", "mangle", Rule("RETURN", uid=0)),
-        ("xt_cgroup", "mangle", Rule("RETURN", cgroup="/")),
-        ("xt_limit", "filter", Rule("RETURN", per_day=1, burst=1)),
-        ("xt_string", "mangle", Rule("RETURN", text="0061")),
-        ("reject", "filter", Rule("REJECT")),
-        ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
-        ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
-    )
     with _trial_set(host, family) as ipset:
         yield Ability(f"ipset{suffix}", ipset.ok, ipset.why)
-        for name, table, rule in rules:
+        for name, table, rule in _RULES:
             chain = Chain(_CHAIN, family, table, "OUTPUT", (rule,), host.backend)
             yield _try(f"{name}{suffix}", lambda chain=chain: _trial_rule(host, chain))  # type: ignore[misc]
 

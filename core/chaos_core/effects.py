@@ -26,6 +26,7 @@ from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
 Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT"]
+Table = Literal["raw", "mangle", "filter", "nat"]
 Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
@@ -88,7 +89,7 @@ class PulsedSet:
 
 @dataclass(frozen=True, slots=True)
 class FixedSet:
-    """A kernel set of what is protected, for filters that are asked before xtables.
+    """A kernel set for filters that are asked before xtables: of what is protected, or of ports.
 
     Entries never time out. They are CIDRs (``hash:net``), or ``CIDR,protocol:port``
     (``hash:net,port``) with tcp, udp or icmpv6, where the port is the type times 256.
@@ -174,14 +175,16 @@ class Pipe:
 class Catch:
     """Packets of a family whose source is in the LeasedSet ``peers``, less what is protected.
 
-    That is what comes from ``safe_nets`` (empty: none), or from or to ``safe_ports``;
-    both are FixedSets.
+    That is what comes from ``safe_nets`` (empty: none), or from or to ``safe_ports``. Only
+    what comes from ``ports`` and to ``local_ports``, unless those are empty. All are FixedSets.
     """
 
     family: Family
     peers: str
     safe_nets: str
     safe_ports: str
+    ports: str = ""
+    local_ports: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +214,10 @@ class Rule:
     inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. ``per_day``
     matches so many packets in 24 hours, ``burst`` of them at once. ``text`` are bytes that
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
+    ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT"]
+    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT"]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -237,6 +241,7 @@ class Rule:
     mask: int = 0
     reject_with: str = ""
     to_port: int = 0
+    zone: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +253,7 @@ class Chain:
 
     name: str
     family: Family
-    table: Literal["mangle", "filter", "nat"]
+    table: Table
     hook: Hook
     rules: tuple[Rule, ...]
     backend: Backend = "xtables"
@@ -536,14 +541,18 @@ def describe(effect: Effect) -> str:
             )
         case FixedSet():
             return (
-                f"set    {effect.name} (IPv{effect.family} {effect.kind}, protected):"
+                f"set    {effect.name} (IPv{effect.family} {effect.kind}, to be asked by a filter):"
                 f" {', '.join(effect.entries)}"
             )
         case Pipe():
             return f"pipe   {effect.device} mark {effect.mark:#x} → {effect.link} {_shape(effect)}"
         case IngressPipe():
             sets = ", ".join(
-                " ".join(filter(None, (catch.peers, "but", catch.safe_nets, catch.safe_ports)))
+                " ".join(
+                    [catch.peers]
+                    + [f"and {name}" for name in (catch.ports, catch.local_ports) if name]
+                    + ["but", *filter(None, (catch.safe_nets, catch.safe_ports))]
+                )
                 for catch in effect.catches
             )
             return f"inlet  {effect.device} from {sets} → {effect.link} {_netem(effect.netem)}"
@@ -649,5 +658,7 @@ def _rule(rule: Rule) -> str:
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
+    if target == "CT":
+        return " ".join([*parts, f"→ CT zone {rule.zone}"])
     detail = str(rule.to_port) if target == "REDIRECT" else rule.reject_with
     return " ".join([*parts, f"→ {target}", detail]).rstrip()

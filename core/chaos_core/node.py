@@ -78,6 +78,7 @@ class Asks:
     flushes: bool = False  # how often caches were dropped
     hook: str = ""  # by its name
     service: str = ""  # of those that root has listed, like postgres.shop
+    abilities: tuple[str, ...] = ()  # of those that doctor tries, beside Fault.needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +223,7 @@ class NodeView:
     flushes: tuple[int, int] = (0, 0)  # of the page cache, of dentries and inodes, since boot
     hook: Hook | None = None
     services: frozenset[str] = frozenset()  # databases and caches that root has listed
+    unable: Mapping[str, str] = field(default_factory=dict)  # missing abilities, and why
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import statistics
+import struct
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,9 @@ LATER = 60 * 1_000_000
 LATE = 100  # ms
 
 
-def effects(peers: str, *controllers: str, direction: str = "in") -> tuple[Effect, ...]:
+def effects(
+    peers: str, *controllers: str, direction: str = "in", **more: str
+) -> tuple[Effect, ...]:
     """The fault as the agent would compile it on a node with these controllers."""
     view = NodeView(
         name="n1",
@@ -38,7 +41,7 @@ def effects(peers: str, *controllers: str, direction: str = "in") -> tuple[Effec
         routes=(Route("10.9.0.0/24", "v0"), Route("fd09::/64", "v0")),
         protected=Protected(controllers=controllers),
     )
-    given = {"peers": peers, "delay": f"{LATE}ms", "direction": direction}
+    given = {"peers": peers, "delay": f"{LATE}ms", "direction": direction, **more}
     return faults.parse("network.latency", given).compile(view, "0000000a")
 
 
@@ -63,6 +66,8 @@ def connect_ms(net: Any, family: Family, port: int, local_port: int = 0) -> floa
         socket.socket(af) as asking,
     ):
         asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # No TIME_WAIT, so that the same port can call again.
+        asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         asking.bind((near, local_port))
         began = time.perf_counter()
         asking.connect((peer, port))
@@ -92,6 +97,51 @@ def test_what_comes_from_the_peer_is_late_and_nothing_else(
     assert node.engine.residue() == []
     assert listing() == before
     assert max(net.ping(net.peer[family])) < 20
+
+
+def echo_ms(net: Any, family: Family, port: int) -> float:
+    """How long an answer by UDP from a port of the peer's takes."""
+    with (
+        net.socket_there(family, socket.SOCK_DGRAM) as there,
+        socket.socket(there.family, socket.SOCK_DGRAM) as asking,
+    ):
+        there.bind((net.peer[family], port))
+        asking.settimeout(2)
+        asking.connect((net.peer[family], port))
+        began = time.perf_counter()
+        asking.send(b"?")
+        there.sendto(*there.recvfrom(10))
+        asking.recv(10)
+        return (time.perf_counter() - began) * 1000
+
+
+@BOTH
+def test_ports_choose_what_is_late(host: Host, net: Any, family: Family) -> None:
+    """Theirs, ours, or both at once; by TCP and UDP, or by one of them."""
+
+    def judge(late: set[tuple[int, int]], udp: bool, **chosen: str) -> None:
+        wanted = effects(net.peer[family], **chosen)
+        apply(host, *wanted)
+        for theirs in (2222, 2231):
+            for ours in (0, 2300):
+                took = connect_ms(net, family, theirs, local_port=ours)
+                assert (took >= LATE) == ((theirs, ours) in late), (chosen, theirs, ours, took)
+        assert (echo_ms(net, family, 2231) >= LATE) == udp
+        assert max(net.ping(net.peer[family])) < LATE / 2
+        revert(host, *wanted)
+
+    judge({(2231, 0), (2231, 2300)}, True, ports="2230-2231")
+    judge({(2231, 0), (2231, 2300)}, False, ports="2230-2231", protocol="tcp")
+    judge(set(), True, ports="2231", protocol="udp")
+    judge({(2231, 2300)}, False, ports="2231", local_ports="2300")
+
+
+@BOTH
+def test_who_is_excluded_is_not_late(host: Host, net: Any, family: Family) -> None:
+    everybody = {4: "10.9.0.0/24", 6: "fd09::/64"}[family]
+    apply(host, *effects(everybody, exclude=net.bystander[family]))
+    assert min(net.ping(net.peer[family])) >= LATE
+    assert max(net.ping(net.bystander[family])) < LATE / 2
 
 
 @BOTH

@@ -329,7 +329,7 @@ def test_both_ways_are_drawn_twice_and_survive_the_journal() -> None:
     assert [effects.from_text(effects.to_text(effect)) for effect in done] == [*done]
     shown = "\n".join(map(effects.describe, done))
     assert "inlet  eth0 from chs-0123abcd-4 but chs-0123abcd-41 chs-0123abcd-42" in shown
-    assert "hash:net,port, protected): 0.0.0.0/1,tcp:22" in shown
+    assert "hash:net,port, to be asked by a filter): 0.0.0.0/1,tcp:22" in shown
 
 
 def test_inward_the_sets_are_ipsets_whatever_the_backend() -> None:
@@ -341,11 +341,51 @@ def test_inward_the_sets_are_ipsets_whatever_the_backend() -> None:
         assert len(set(done)) == len(done)
 
 
-@pytest.mark.parametrize("chosen", [{"ports": "80"}, {"local_ports": "80"}, {"protocol": "tcp"}])
+def test_inward_ports_are_sets_that_must_match() -> None:
+    chosen = {"ports": "80,8000-8001", "local_ports": "5432", "protocol": "tcp"}
+    done = fault("network.latency", delay="9ms", direction="in", **chosen).compile(
+        GUARDED, "0123abcd"
+    )
+    fixed = {effect.name: effect for effect in done if isinstance(effect, FixedSet)}
+    (pipe,) = (effect for effect in done if isinstance(effect, IngressPipe))
+    for catch in pipe.catches:
+        halves = ("0.0.0.0/1", "128.0.0.0/1") if catch.family == 4 else ("::/1", "8000::/1")
+        for name, ports in ((catch.ports, (80, 8000, 8001)), (catch.local_ports, (5432,))):
+            wanted = tuple(f"{half},tcp:{port}" for half in halves for port in ports)
+            assert fixed[name].entries == wanted
+            assert effects.is_ours(name)
+    assert [effects.from_text(effects.to_text(effect)) for effect in done] == [*done]
+    udp = fault("network.latency", delay="9ms", direction="in", ports="53").compile(
+        GUARDED, "0123abcd"
+    )
+    entries = {entry for one in udp if isinstance(one, FixedSet) for entry in one.entries}
+    assert {"0.0.0.0/1,tcp:53", "0.0.0.0/1,udp:53", "8000::/1,udp:53"} <= entries
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ({"protocol": "tcp"}, "in and both go with a protocol by its ports only"),
+        ({"protocol": "icmp"}, "in and both go with a protocol by its ports only"),
+        ({"ports": "1-65"}, "in and both go with at most 64 ports"),
+        ({"local_ports": "1-40,50-80"}, "in and both go with at most 64 ports"),
+    ],
+)
 @pytest.mark.parametrize("direction", ["in", "both"])
-def test_inward_there_is_no_choice_of_ports(direction: str, chosen: dict[str, str]) -> None:
-    with pytest.raises(InvalidInput, match="direction: in and both go without ports and protocol"):
+def test_inward_what_sets_cannot_tell_is_refused(
+    direction: str, chosen: dict[str, str], says: str
+) -> None:
+    with pytest.raises(InvalidInput, match=says):
         fault("network.latency", delay="1ms", direction=direction, **chosen)
+
+
+def test_inward_who_is_excluded_is_spared_as_what_is_protected_is() -> None:
+    given = {"peers": "10.7.0.0/24", "exclude": "10.7.0.9", "delay": "1ms", "direction": "in"}
+    done = faults.parse("network.latency", given).compile(GUARDED, "0123abcd")
+    (pipe,) = (effect for effect in done if isinstance(effect, IngressPipe))
+    (safe,) = (one for one in done if getattr(one, "name", "") == pipe.catches[0].safe_nets)
+    assert isinstance(safe, FixedSet)
+    assert safe.entries == ("10.0.0.0/31", "10.7.0.9/32", "10.9.0.0/16")
 
 
 @pytest.mark.parametrize("peers", ["10.0.0.1", "10.9.1.0/24", "127.0.0.1"])

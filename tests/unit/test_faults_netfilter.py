@@ -81,15 +81,16 @@ def test_what_is_excluded_returns_before_any_match(direction: str) -> None:
         ("10.0.0.2", "10.0.0.2", "exclude: no IPv4 peer is left"),
         ("10.0.0.0/25", "10.0.0.0/26,10.0.0.64/26", "exclude: no IPv4 peer is left"),
         ("10.0.0.2,fd00::2", "fd00::/8", "exclude: no IPv6 peer is left"),
-        ("10.0.0.2", "web1", "exclude: 'web1' is not an address"),
-        ("10.0.0.2", ",".join(f"10.2.0.{n}" for n in range(65)), "exclude: 65 addresses"),
+        ("10.0.0.2", "web 1", "exclude: 'web 1' is not an address"),
+        ("10.0.0.2", "web1", "exclude: 'web1' is a name, and only the controller"),
+        ("10.0.0.2", ",".join(f"10.2.0.{n}" for n in range(65)), "exclude: 65 are more than 64"),
     ],
 )
 def test_an_exclusion_that_leaves_nothing_or_is_nonsense(
     peers: str, exclude: str, says: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
-        faults.parse("network.reject", {"peers": peers, "exclude": exclude})
+        compiled("network.reject", peers=peers, exclude=exclude)
     assert says in str(caught.value)
 
 

@@ -97,8 +97,11 @@ def _asked(host: Host, catch: Catch) -> tuple[SetMatch, ...]:
     """What a filter asks of a packet, in order."""
     safe = host.sets.index(catch.safe_ports)
     nets = [SetMatch(host.sets.index(catch.safe_nets), "src", True)] if catch.safe_nets else []
+    sides = ((catch.ports, "src,src"), (catch.local_ports, "src,dst"))
+    ports = [SetMatch(host.sets.index(name), side) for name, side in sides if name]
     return (
         SetMatch(host.sets.index(catch.peers), "src"),
+        *ports,
         *nets,
         SetMatch(safe, "src,src", True),
         SetMatch(safe, "src,dst", True),

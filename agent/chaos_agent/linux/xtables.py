@@ -1,4 +1,4 @@
-"""Chains of our own in xtables' mangle and filter tables, through python-iptables.
+"""Chains of our own in xtables' tables, through python-iptables.
 
 Promises: one commit a change, under /run/xtables.lock, rebuilt from fresh when
 someone else changed the table meanwhile (EAGAIN). Foreign chains and rules are
@@ -25,11 +25,11 @@ from typing import Any
 import tenacity
 
 from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
-from chaos_core.effects import Chain, Family, is_ours
+from chaos_core.effects import Chain, Family, Table, is_ours
 from chaos_core.errors import ChaosError, NotInForce, Unsupported
 
 FAMILIES: tuple[Family, ...] = (4, 6)
-TABLES = ("mangle", "filter", "nat")
+TABLES: tuple[Table, ...] = ("raw", "mangle", "filter", "nat")
 _LOCK = Path("/run/xtables.lock")
 _LOCK_WAIT_S = 1.0
 _LETS_PASS = ("ACCEPT", "QUEUE", "NFQUEUE")  # the rest of the table is not asked any more

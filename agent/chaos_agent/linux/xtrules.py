@@ -210,6 +210,8 @@ def _build(built: Any, rule: Rule) -> Any:
         target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")
     if rule.target == "REJECT" and rule.reject_with:
         target.set_parameter("reject-with", rule.reject_with)
+    if rule.target == "CT":
+        target.set_parameter("zone", str(rule.zone))
     if rule.target == "REDIRECT":
         target.set_parameter("to-ports", str(rule.to_port))
         target._final_check()  # completes it; the public way diverts stdout for a while

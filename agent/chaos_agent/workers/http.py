@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,12 +19,11 @@ from typing import Any
 
 import h11
 
+from chaos_agent.workers._redirected import EVERYWHERE, destination, sockets
+
 _CHUNK = 64 * 1024
 _CONNECTIONS = 512
-_SO_ORIGINAL_DST = 80  # netfilter_ipv4.h, and the same number in netfilter_ipv6/ip6_tables.h
 _METHODS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"DELE", b"OPTI", b"PATC", b"TRAC", b"CONN")
-
-Address = tuple[str, int]
 
 
 @dataclass(slots=True)
@@ -78,35 +75,11 @@ async def serve(arguments: dict[str, Any], tell: Callable[[str], object]) -> Non
             writer.close()
 
     servers = [
-        await asyncio.start_server(take, sock=listening)
-        for listening in _sockets(int(arguments["port"]))
+        await asyncio.start_server(take, sock=one)
+        for one in sockets(int(arguments["port"]), EVERYWHERE)
     ]
     tell("")
     await asyncio.gather(*(server.serve_forever() for server in servers))
-
-
-def _sockets(port: int) -> list[socket.socket]:
-    found = []
-    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
-        try:
-            one = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
-            continue  # a host without IPv6
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind((host, port))
-        found.append(one)
-    return found
-
-
-def _destination(client: socket.socket) -> Address:
-    """Where the client was going before it was redirected."""
-    if client.family == socket.AF_INET:
-        data = client.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
-        return socket.inet_ntoa(data[4:8]), struct.unpack("!H", data[2:4])[0]
-    data = client.getsockopt(socket.IPPROTO_IPV6, _SO_ORIGINAL_DST, 28)
-    return socket.inet_ntop(socket.AF_INET6, data[8:24]), struct.unpack("!H", data[2:4])[0]
 
 
 class _Connection:
@@ -119,7 +92,7 @@ class _Connection:
 
     async def run(self) -> None:
         raw = self._writer.get_extra_info("socket")
-        there = _destination(raw)
+        there = destination(raw)
         if there[1] == raw.getsockname()[1]:
             return  # nobody redirected it: it was meant for this port, and nobody is there
         first = await self._reader.read(_CHUNK)

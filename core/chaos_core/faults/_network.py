@@ -26,6 +26,7 @@ from chaos_core.effects import (
     Netem,
     Pipe,
     Rule,
+    Table,
     Tbf,
 )
 from chaos_core.errors import InvalidInput, Refused
@@ -64,15 +65,13 @@ TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 def _others(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
         raise ValueError("name at least one peer, for example peers=10.0.0.2")
+    return _whom(value)
+
+
+def _whom(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(value) > MAX_PEERS:
-        raise ValueError(f"{len(value)} peers are more than {MAX_PEERS}")
+        raise ValueError(f"{len(value)} are more than {MAX_PEERS}")
     return tuple(dict.fromkeys(map(_peer, value)))
-
-
-def _networks(value: tuple[str, ...]) -> tuple[str, ...]:
-    if len(value) > MAX_PEERS:
-        raise ValueError(f"{len(value)} addresses and CIDRs are more than {MAX_PEERS}")
-    return tuple(dict.fromkeys(str(_network(text)) for text in value))
 
 
 def _group(value: str) -> str:
@@ -85,7 +84,7 @@ def _group(value: str) -> str:
 
 
 Peers = Annotated[TextList, AfterValidator(_others)]
-Networks = Annotated[TextList, AfterValidator(_networks)]
+Excluded = Annotated[TextList, AfterValidator(_whom)]
 # How long a delay may be and how fast a link, sized in packets of 1,500 bytes at 10 Gbit/s.
 _PACKETS_PER_US = 10_000_000_000 / 8 / 1500 / 1_000_000
 _MAX_LIMIT = 200_000
@@ -112,8 +111,8 @@ class NetworkFault(Fault, ABC):
     peers: Peers = Field(
         description="the other side: addresses, CIDRs, host names, nodes or labels (role=db)"
     )
-    exclude: Networks = Field(
-        default=(), description="addresses or CIDRs that are not hit though they are peers"
+    exclude: Excluded = Field(
+        default=(), description="not hit though they are peers: whatever peers can name"
     )
     ports: TextList = Field(
         default=(), description="the peer's ports or ranges (80,8000-8010); TCP and UDP"
@@ -163,15 +162,15 @@ class NetworkFault(Fault, ABC):
             raise ValueError(
                 f"{process}: who receives a packet is not known on arrival, so only direction=out"
             )
-        for family in () if self.named_peers() else self.families():
-            unhit = _of_family(self.exclude, family)
+        for family in () if self.named("peers") or self.named("exclude") else self.families():
+            unhit = self.excluded(family)
             if all(any(_within(net, safe) for safe in unhit) for net in self.networks(family)):
                 raise ValueError(f"exclude: no IPv{family} peer is left")
         return self
 
-    def named_peers(self) -> tuple[str, ...]:
-        """The peers that are no addresses: the controller puts addresses in their place."""
-        return tuple(text for text in self.peers if _is_name(text))
+    def named(self, field: Literal["peers", "exclude"]) -> tuple[str, ...]:
+        """Those that are no addresses: the controller puts addresses in their place."""
+        return tuple(text for text in getattr(self, field) if is_name(text))
 
     def _given(self, name: str) -> bool:
         return getattr(self, name) not in (None, "")
@@ -186,14 +185,20 @@ class NetworkFault(Fault, ABC):
 
         Raises InvalidInput when one is a name.
         """
-        if self.named_peers():
+        return self._addresses("peers", family)
+
+    def excluded(self, family: Family) -> tuple[Network, ...]:
+        """Who is not hit, of one family. Raises InvalidInput when one is a name."""
+        return self._addresses("exclude", family)
+
+    def _addresses(self, field: Literal["peers", "exclude"], family: Family) -> tuple[Network, ...]:
+        for name in self.named(field):
             raise InvalidInput(
-                f"peers: {self.named_peers()[0]!r} is a name, and only the controller turns names"
-                " into addresses",
+                f"{field}: {name!r} is a name, and only the controller turns names into addresses",
                 where=self.kind,
                 hint="give addresses here",
             )
-        return _of_family(self.peers, family)
+        return _of_family(getattr(self, field), family)
 
     def families(self) -> tuple[Family, ...]:
         both: tuple[Family, ...] = (4, 6)
@@ -295,20 +300,37 @@ class NetworkFault(Fault, ABC):
         """Ingress: what comes from the peers, by a device that routes to them, goes through netem.
 
         It takes leased sets of ipset's, whatever the backend. It is matched before xtables,
-        by sets alone: no ports, no protocol. What is protected in a chain is protected by
-        sets here.
+        by sets alone: what is protected in a chain is protected by sets here, and a protocol
+        is known by its ports only.
         """
         sets: list[FixedSet] = []
         catches = []
         for family in self.families():
-            nets, ports = (f"{_set_name(fault_id, family)}{part}" for part in (1, 2))
+            nets, ports, theirs, own = (
+                f"{_set_name(fault_id, family)}{part}" for part in (1, 2, 3, 4)
+            )
             safe = [net for net in node.protected.networks() if net.version == family]
+            safe += self.excluded(family)
             if safe:
                 entries = _entries(tuple(ipaddress.collapse_addresses(safe)))  # type: ignore[type-var]
                 sets.append(FixedSet(nets, family, "hash:net", entries))
             sets.append(FixedSet(ports, family, "hash:net,port", _protected_ports(node, family)))
             peers = _set_name(fault_id, family)
-            catches.append(Catch(family, peers, nets if safe else "", ports))
+            chosen = ((theirs, self.ports), (own, self.local_ports))
+            sets += [
+                FixedSet(name, family, "hash:net,port", self._port_entries(family, given))
+                for name, given in chosen
+                if given
+            ]
+            catches.append(
+                Catch(
+                    family,
+                    peers,
+                    nets if safe else "",
+                    ports,
+                    *(name if given else "" for name, given in chosen),
+                )
+            )
         pipes = (
             IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem)
             for number, name in enumerate(self.devices(node), MAX_DEVICES)
@@ -322,7 +344,7 @@ class NetworkFault(Fault, ABC):
         direction: Literal["in", "out"],
         verdict: Rule,
         *,
-        table: Literal["mangle", "filter", "nat"] = "mangle",
+        table: Table = "mangle",
     ) -> tuple[Chain, ...]:
         """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours.
 
@@ -366,6 +388,15 @@ class NetworkFault(Fault, ABC):
                 set_side="dst" if outward else "src",
             )
             for protocol in self.protocols(family)
+        )
+
+    def _port_entries(self, family: Family, ports: tuple[str, ...]) -> tuple[str, ...]:
+        """These ports from anywhere, as entries of a FixedSet."""
+        return tuple(
+            f"{half},{protocol}:{port}"
+            for half in _entries((_network(EVERYWHERE[family == 6]),))
+            for protocol in self.protocols(family)
+            for port in each_port(ports)
         )
 
     def protocols(self, family: Family) -> tuple[str, ...]:
@@ -459,7 +490,7 @@ class NetworkFault(Fault, ABC):
         """What returns before any match of ours: what is protected, and what is excluded."""
         return (
             *_protected_rules(node, family, direction),
-            *(_spare(net, direction) for net in _of_family(self.exclude, family)),
+            *(_spare(net, direction) for net in self.excluded(family)),
         )
 
     def _refuse_protected(self, node: NodeView) -> None:
@@ -483,10 +514,10 @@ class NetworkFault(Fault, ABC):
 
 def _peer(text: str) -> str:
     """A name as it is, an address or a CIDR in its canonical form."""
-    return text if _is_name(text) else str(_network(text))
+    return text if is_name(text) else str(_network(text))
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None and _NUMBERS.fullmatch(text) is None
 
 
@@ -506,6 +537,12 @@ class Everywhere(NetworkFault, ABC):
         if self.peers != EVERYWHERE or not peers:
             return self
         return self.model_copy(update={"peers": peers})
+
+
+def each_port(ranges: tuple[str, ...]) -> list[int]:
+    """Every port of ranges like 8000:8010."""
+    bounds = (text.partition(":") for text in ranges)
+    return sorted({n for low, _, high in bounds for n in range(int(low), int(high or low) + 1)})
 
 
 def _of_family(texts: tuple[str, ...], family: Family) -> tuple[Network, ...]:

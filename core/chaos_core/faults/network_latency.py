@@ -9,19 +9,26 @@ from pydantic import Field, model_validator
 from chaos_core.distributions import Distribution, longest
 from chaos_core.effects import Effect, Netem
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import SHAPING, Direction, NetworkFault, queue_limit
+from chaos_core.faults._network import (
+    SHAPING,
+    Direction,
+    NetworkFault,
+    each_port,
+    queue_limit,
+)
 from chaos_core.node import NodeView
 from chaos_core.units import Duration, Percent
 
+_MOST_PORTS = 64  # each is up to four entries of a set
 _LONGEST_JITTER = Duration.parse("2s")  # the kernel keeps it as nanoseconds in 31 bits
 
 
 class NetworkLatency(NetworkFault):
     """Every packet to (``out``) or from (``in``) a peer is late by ``delay`` ± ``jitter``.
 
-    Inwards it takes the kernel's ``em_ipset``, by which tc asks the leased set; packets are
-    chosen by address alone, and an interface on which somebody has a filter at ingress is
-    refused.
+    Inwards it takes the kernel's ``em_ipset``, by which tc asks sets: so packets are chosen by
+    address and at most 64 ports a side, a protocol by its ports, and an interface on which
+    somebody has a filter at ingress is refused.
 
     With a ``distribution`` other than uniform, ``jitter`` is a deviation and the longest
     delays are beyond it: by 3.5 of them (normal), 4 (pareto) and 3.9 (paretonormal). That
@@ -45,7 +52,7 @@ class NetworkLatency(NetworkFault):
         default="uniform", description="how the jitter is spread around the delay"
     )
     direction: Direction = Field(
-        default="out", description="in, out or both; in and both go by address alone"
+        default="out", description="in, out or both; in and both: a protocol only with ports"
     )
 
     @model_validator(mode="after")
@@ -60,9 +67,15 @@ class NetworkLatency(NetworkFault):
             raise ValueError(f"jitter: must be at most {_LONGEST_JITTER}")
         if self.distribution != "uniform" and not self.jitter:
             raise ValueError("distribution: only with a jitter")
-        chosen = self.ports or self.local_ports or self.protocol != "all"
-        if self.direction != "out" and chosen:
-            raise ValueError("direction: in and both go without ports and protocol")
+        if self.direction != "out":
+            sides = (each_port(self.ports), each_port(self.local_ports))
+            if max(map(len, sides)) > _MOST_PORTS:
+                raise ValueError(f"direction: in and both go with at most {_MOST_PORTS} ports")
+            if self.protocol != "all" and not any(sides):
+                raise ValueError(
+                    "direction: in and both go with a protocol by its ports only,"
+                    " since tc asks sets, which know it by port"
+                )
         return self
 
     def _longest(self) -> Duration:

@@ -23,7 +23,7 @@ ip6tables -A INPUT -s 2001:db8::1 -j DROP
 
 _LISTING = r"""
 set -e
-for table in mangle filter nat; do
+for table in raw mangle filter nat; do
   for family in iptables ip6tables; do
     echo "== $family $table"; $family-save -t $table | grep -v '^#' | sed 's/\[[0-9:]*\]//'
   done

@@ -114,3 +114,63 @@ async def test_a_topology_of_too_few_is_refused(rig: Rig) -> None:
     async with rig.operator() as ann:
         with pytest.raises(InvalidInput, match="ring takes 4 nodes, not 2"):
             await ann.inject(*nodes, kind="network.partition", params='{"topology": "ring"}')
+
+
+# ── who is not hit ────────────────────────────────────────────────────────────────────────
+
+
+def sent(agent: Agent) -> tuple[list[str], list[str]]:
+    """Peers and excluded, as the node was told."""
+    (applied,) = agent.applied
+    params = json.loads(applied.params)
+    return params["peers"], params["exclude"]
+
+
+async def test_the_excluded_are_named_as_peers_are(rig: Rig) -> None:
+    """By node, label, host or address; and the run's record says whom that meant."""
+    nodes = await fleet(rig, "n1", "n2", "n3", "n4", "n5")
+    asked = {"peers": ["10.0.0.0/24"], "exclude": ["n2", "rack=b", "192.0.2.9"], "percent": "1%"}
+    async with rig.operator() as ann:
+        events = await ann.inject("n1", **LOSS | {"params": json.dumps(asked)})
+        assert events[-1].verdict == "held"
+    excluded = [a for n in (2, 1, 3, 5) for a in (f"10.0.0.{n}", f"fd00::{n}")]
+    assert sent(nodes["n1"]) == (["10.0.0.0/24"], [*excluded, "192.0.2.9/32"])
+    (resolved,) = [event for event in events if event.event == "resolved"]
+    assert "fd00::5" in resolved.text
+
+
+async def test_who_is_excluded_is_no_peer_whatever_both_are_called(rig: Rig) -> None:
+    nodes = await fleet(rig, "n1", "n2", "n3", "n5")
+    asked = {"peers": ["rack=b"], "exclude": ["n3"], "percent": "1%"}
+    async with rig.operator() as ann:
+        await ann.inject("n1", **LOSS | {"params": json.dumps(asked)})
+    assert sent(nodes["n1"]) == (["10.0.0.5", "fd00::5"], ["10.0.0.3", "fd00::3"])
+
+
+async def test_a_topology_leaves_out_who_is_excluded(rig: Rig) -> None:
+    nodes = await fleet(rig, "n1", "n2", "n3")
+    params = json.dumps({"topology": "one", "exclude": ["n3"]})
+    async with rig.operator() as ann:
+        events = await ann.inject(*nodes, kind="network.partition", params=params)
+        assert events[-1].verdict == "held"
+    (hurt,) = [node for node in nodes.values() if node.applied]
+    assert sent(hurt) == (["10.0.0.2", "fd00::2"], ["10.0.0.3", "fd00::3"])
+
+
+@pytest.mark.parametrize(
+    ("exclude", "why"),
+    [
+        ("n7", "exclude: 'n7' is no node, and no host"),
+        ("rack=z", "exclude: no connected node is labelled"),
+        ("n2", "exclude: no peer is left"),
+    ],
+)
+async def test_an_exclusion_that_means_nobody_or_all_changes_nothing(
+    rig: Rig, exclude: str, why: str
+) -> None:
+    nodes = await fleet(rig, "n1", "n2")
+    asked = {"peers": ["n2"], "exclude": [exclude], "percent": "1%"}
+    async with rig.operator() as ann:
+        with pytest.raises(InvalidInput, match=why):
+            await ann.inject("n1", **LOSS | {"params": json.dumps(asked)})
+    assert not nodes["n1"].applied
