@@ -11,21 +11,32 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from chaos_agent.effects.pipe import release
 from chaos_agent.linux import caches, clock
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.nfqueue import Queue
 from chaos_agent.linux.systemd import RUNNING
 from chaos_agent.linux.tcvalues import Link
-from chaos_core.effects import CHAIN_PREFIX, LINK_PREFIX, Chain, Family, Netem, Rule, Tbf, is_ours
+from chaos_core.effects import (
+    CHAIN_PREFIX,
+    LINK_PREFIX,
+    Chain,
+    Family,
+    Netem,
+    Rule,
+    Table,
+    Tbf,
+    is_ours,
+)
 from chaos_core.errors import ChaosError, Unsupported
 
 _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
+_QUEUE = 31_000  # none of a fault's
 _CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
 _BUS = Path("/run/dbus/system_bus_socket")
 
@@ -63,6 +74,7 @@ def examine(host: Host, hooks: Collection[str] = ()) -> Report:
         Ability("hook", ok=bool(hooks), why="" if hooks else "hook: none is in agent.toml"),
         _try("task-io", lambda: Path("/proc/self/io").read_text()),
         _try("worker", _worker),
+        _try("nfqueue", lambda: Queue(_QUEUE).close()),
     ]
     return Report(tuple(found), _firewall(host))
 
@@ -128,7 +140,7 @@ def _remove_link(host: Host) -> None:
 
 def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
     suffix = "" if family == 4 else "-ipv6"
-    rules: tuple[tuple[str, Literal["mangle", "filter", "nat"], Rule], ...] = (
+    rules: tuple[tuple[str, Table, Rule], ...] = (
         ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
         ("mark", "mangle", Rule("MARK", mark=_MARK, mask=_MARK)),
         ("multiport", "mangle", Rule("RETURN", protocol="udp", source_ports=("67", "68"))),
@@ -139,6 +151,7 @@ def _sets_and_rules(host: Host, family: Family) -> Iterator[Ability]:
         ("xt_string", "mangle", Rule("RETURN", text="0061")),
         ("reject", "filter", Rule("REJECT")),
         ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
+        ("xt_nfqueue", "security", Rule("NFQUEUE", queue=_QUEUE)),
         ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
     )
     with _trial_set(host, family) as ipset:

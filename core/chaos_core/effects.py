@@ -211,9 +211,10 @@ class Rule:
     inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. ``per_day``
     matches so many packets in 24 hours, ``burst`` of them at once. ``text`` are bytes that
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
+    ``queue`` is a Worker's by number; when nobody has it, packets go on as they are.
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT"]
+    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "NFQUEUE"]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -237,6 +238,10 @@ class Rule:
     mask: int = 0
     reject_with: str = ""
     to_port: int = 0
+    queue: int = 0
+
+
+Table = Literal["mangle", "filter", "nat", "security"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +253,7 @@ class Chain:
 
     name: str
     family: Family
-    table: Literal["mangle", "filter", "nat"]
+    table: Table
     hook: Hook
     rules: tuple[Rule, ...]
     backend: Backend = "xtables"
@@ -646,5 +651,5 @@ def _rule(rule: Rule) -> str:
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
-    detail = str(rule.to_port) if target == "REDIRECT" else rule.reject_with
-    return " ".join([*parts, f"→ {target}", detail]).rstrip()
+    details = {"REDIRECT": str(rule.to_port), "NFQUEUE": f"{rule.queue} --queue-bypass"}
+    return " ".join([*parts, f"→ {target}", details.get(target, rule.reject_with)]).rstrip()

@@ -90,6 +90,8 @@ def _good(dice: Dice, name: str, schema: dict[str, Any]) -> Any:
         return dice.sample(("80", "443", "8000-8010"), dice.randrange(1, 4))
     if name == "unit":
         return dice.choice(("nginx", "app@1.service", "ssh", "systemd-journald", "chaos-agent"))
+    if name in ("find", "replace"):
+        return dice.choice(("balance", "bananas", "hex:00ff", "hex:ff00", "x", ""))
     if name == "path":
         return dice.choice(("/srv/data", "/", "/srv/data/", "/srv/../etc", "srv"))
     if schema.get("type") == "integer":

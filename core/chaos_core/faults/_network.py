@@ -26,6 +26,7 @@ from chaos_core.effects import (
     Netem,
     Pipe,
     Rule,
+    Table,
     Tbf,
 )
 from chaos_core.errors import InvalidInput, Refused
@@ -322,7 +323,7 @@ class NetworkFault(Fault, ABC):
         direction: Literal["in", "out"],
         verdict: Rule,
         *,
-        table: Literal["mangle", "filter", "nat"] = "mangle",
+        table: Table = "mangle",
     ) -> tuple[Chain, ...]:
         """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours.
 
