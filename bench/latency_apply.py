@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".lab" / "cache" / "bench"
 TCCONFIG = "tcconfig==0.30.1"
+INSIDE = "bench.latency.inside"
 _TITLES = {
     "engine": "our engine: snapshot, journal, apply, verify; revert, compare",
     "plumbing": "our engine: the kernel plumbing alone",
@@ -48,6 +49,17 @@ class Results:
         self.steps: dict[str, list[float]] = {}
         self.first: dict[str, float] = {}
         self.counts: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, lines: Iterable[dict[str, Any]]) -> Results:
+        """All that a run tells."""
+        results = cls()
+        with _console.status("starting") as status:
+            for line in lines:
+                results.hear(line)
+                done = {name: len(rounds) for name, rounds in results.times.items()}
+                status.update(f"rounds done: {done or 'none yet'}")
+        return results
 
     def hear(self, told: dict[str, Any]) -> None:
         """One line of it."""
@@ -120,10 +132,10 @@ def directory() -> Iterator[Path]:
         yield Path(name)
 
 
-def in_guest(job: dict[str, Any]) -> Results:
-    """Run the job in a kernel of its own that boots from this host's files."""
+def in_guest(job: dict[str, Any], module: str = INSIDE) -> Iterator[dict[str, Any]]:
+    """Run the job in a kernel of its own that boots from this host's files; what it tells."""
     with directory() as exchange:
-        words = _inside({**job, "state": "/run/exchange/state"})
+        words = _inside({**job, "state": "/run/exchange/state"}, module)
         (exchange / "command").write_text("\0".join(words))
         init, program = exchange / "init", ROOT / "tests" / "kernel" / "guest.py"
         init.write_text(f"#!/bin/sh\nexec {sys.executable} -B {program}\n")
@@ -136,20 +148,20 @@ def in_guest(job: dict[str, Any]) -> Results:
             *("ro", "con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={exchange}/"),
             *(f"init={init}", f"exchange={exchange}", f"cwd={ROOT}"),
         ]
-        return _listen(kernel)
+        yield from _listen(kernel)
 
 
-def on_host(job: dict[str, Any]) -> Results:
-    """Run the job on this host's kernel, in a network namespace of its own."""
+def on_host(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Run the job on this host's kernel, in a network namespace of its own; what it tells."""
     with directory() as state:
-        return _listen(["unshare", "-n", *_inside({**job, "state": str(state)})])
+        yield from _listen(["unshare", "-n", *_inside({**job, "state": str(state)}, INSIDE)])
 
 
-def _inside(job: dict[str, Any]) -> list[str]:
-    return [sys.executable, "-B", "-m", "bench.latency.inside", json.dumps(job)]
+def _inside(job: dict[str, Any], module: str) -> list[str]:
+    return [sys.executable, "-B", "-m", module, json.dumps(job)]
 
 
-def _listen(words: list[str]) -> Results:
+def _listen(words: list[str]) -> Iterator[dict[str, Any]]:
     process = subprocess.Popen(
         words,
         cwd=ROOT,
@@ -160,26 +172,23 @@ def _listen(words: list[str]) -> Results:
         errors="replace",
         start_new_session=True,
     )
-    results, said = Results(), []
+    said, heard = [], False
     try:
         assert process.stdout is not None
-        with _console.status("starting") as status:
-            for line in process.stdout:
-                before, tag, rest = line.partition("@bench ")
-                if not tag:
-                    said.append(before)
-                    continue
-                results.hear(json.loads(rest))
-                done = {name: len(rounds) for name, rounds in results.times.items()}
-                status.update(f"rounds done: {done or 'none yet'}")
-        process.wait(10)
+        for line in process.stdout:
+            before, tag, rest = line.partition("@bench ")
+            if tag:
+                heard = True
+                yield json.loads(rest)
+            else:
+                said.append(before)
+        code = process.wait(10)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, 9)
         process.wait()
-    if not results.steps:
-        raise SystemExit(f"nothing was measured: {''.join(said)[-3000:]}")
-    return results
+    if not heard or "Traceback" in "".join(said):
+        raise SystemExit(f"not all was measured (exit {code}): {''.join(said)[-3000:]}")
 
 
 def main() -> None:
@@ -192,9 +201,11 @@ def main() -> None:
     _console.print(f"load {os.getloadavg()[0]:.1f}")
     job = {"kind": "network.latency", "params": {"delay": "50ms"}, "rounds": args.rounds}
     peer = {"tcconfig": tcconfig(), "tcconfig_rounds": args.tcconfig_rounds}
-    in_guest({**job, **peer}).print("network.latency, one peer, 50 ms, in User-Mode Linux")
+    Results.of(in_guest({**job, **peer})).print(
+        "network.latency, one peer, 50 ms, in User-Mode Linux"
+    )
     job |= {"kind": "network.partition", "params": {"direction": "in"}, "tcconfig": ""}
-    on_host(job).print("network.partition, one peer, inbound, on this host's kernel")
+    Results.of(on_host(job)).print("network.partition, one peer, inbound, on this host's kernel")
 
 
 if __name__ == "__main__":

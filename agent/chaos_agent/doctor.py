@@ -18,6 +18,7 @@ from chaos_agent.linux import caches, clock
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.nfqueue import Queue
 from chaos_agent.linux.systemd import RUNNING
 from chaos_agent.linux.tcvalues import Link
 from chaos_core.effects import (
@@ -36,6 +37,7 @@ from chaos_core.errors import ChaosError, Unsupported
 _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
+_QUEUE = 31_000  # none of a fault's
 _CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
 _BUS = Path("/run/dbus/system_bus_socket")
 _RULES: tuple[tuple[str, Table, Rule], ...] = (
@@ -50,6 +52,7 @@ _RULES: tuple[tuple[str, Table, Rule], ...] = (
     ("reject", "filter", Rule("REJECT")),
     ("ct-zone", "raw", Rule("CT", zone=1)),
     ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
+    ("xt_nfqueue", "security", Rule("NFQUEUE", queue=_QUEUE)),
     ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
 )
 
@@ -91,6 +94,7 @@ def examine(host: Host, hooks: Collection[str] = (), services: Collection[str] =
         _try("task-io", lambda: Path("/proc/self/io").read_text()),
         _try("worker", _worker),
         _try("postgres", lambda: _postgres(services)),
+        _try("nfqueue", lambda: Queue(_QUEUE).close()),
     ]
     return Report(tuple(found), _firewall(host))
 

@@ -50,8 +50,8 @@ def tell(**what: Any) -> None:
 
 
 @contextmanager
-def network() -> Iterator[None]:
-    """A device ``v0`` and, at the other end of its wire, the peer."""
+def network() -> Iterator[int]:
+    """A device ``v0`` and, at the other end of its wire, the peer: a process of its namespace."""
     peer = "unshare", "-n", "sleep", "900"
     there = subprocess.Popen(peer)
     try:
@@ -63,7 +63,7 @@ def network() -> Iterator[None]:
         enter = ["nsenter", f"--net=/proc/{there.pid}/ns/net"]
         call([*enter, "ip", "-batch", "-"], f"addr add {PEER}/24 dev v1\nlink set v1 up\n")
         call(["ip", "link", "set", "v0", "up"])
-        yield
+        yield there.pid
     finally:
         there.kill()
         there.wait()

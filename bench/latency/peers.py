@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from chaos_agent.linux.tcvalues import action_index
 from chaos_core.effects import Chain, Effect, LeasedSet, Pipe, Rule
 
 Verb = Literal["apply", "revert"]
+_LINK = 9000  # the ifb's index: known beforehand, since the filter's action carries it
 _BATCH = {"ipset": ("restore",), "ip": ("-batch", "-"), "tc": ("-batch", "-")}
 
 
@@ -91,13 +93,14 @@ def _pipe(effect: Pipe, device_index: int) -> tuple[list[str], list[str]]:
     assert effect.netem is not None
     netem = f"delay {effect.netem.delay}us limit {effect.netem.limit}"
     on = f"dev {effect.device} egress"
+    index = action_index(_LINK, claim=True)
     match = f"protocol all pref {effect.pref} handle {effect.mark:#x}/{effect.mask:#x} fw"
     apply = [
-        f"ip link add {effect.link} type ifb",
+        f"ip link add {effect.link} index {_LINK} type ifb",
         f"ip link set {effect.link} up alias 'chaos clsact={device_index}'",
         f"tc qdisc add dev {effect.link} root handle 1: netem {netem}",
         f"tc qdisc add dev {effect.device} clsact",
-        f"tc filter add {on} {match} action mirred egress redirect dev {effect.link}",
+        f"tc filter add {on} {match} action mirred egress redirect index {index} dev {effect.link}",
     ]
     revert = [
         f"tc filter del {on} pref {effect.pref}",

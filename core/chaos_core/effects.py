@@ -26,7 +26,7 @@ from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
 Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT"]
-Table = Literal["raw", "mangle", "filter", "nat"]
+Table = Literal["raw", "mangle", "filter", "nat", "security"]
 Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
 LINK_PREFIX = "chs-"  # links, sets, cgroups, units
@@ -215,9 +215,10 @@ class Rule:
     matches so many packets in 24 hours, ``burst`` of them at once. ``text`` are bytes that
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
+    ``queue`` is a Worker's by number; when nobody has it, packets go on as they are.
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT"]
+    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT", "NFQUEUE"]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -242,6 +243,7 @@ class Rule:
     reject_with: str = ""
     to_port: int = 0
     zone: int = 0
+    queue: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,7 +660,9 @@ def _rule(rule: Rule) -> str:
     target = rule.target
     if target == "MARK":
         return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
-    if target == "CT":
-        return " ".join([*parts, f"→ CT zone {rule.zone}"])
-    detail = str(rule.to_port) if target == "REDIRECT" else rule.reject_with
-    return " ".join([*parts, f"→ {target}", detail]).rstrip()
+    details = {
+        "CT": f"zone {rule.zone}",
+        "REDIRECT": str(rule.to_port),
+        "NFQUEUE": f"{rule.queue} --queue-bypass",
+    }
+    return " ".join([*parts, f"→ {target}", details.get(target, rule.reject_with)]).rstrip()

@@ -94,6 +94,8 @@ def _good(dice: Dice, name: str, schema: dict[str, Any]) -> Any:
         return "shop"
     if name in ("table", "held"):
         return dice.choice(("orders", "sales.orders"))
+    if name in ("find", "replace"):
+        return dice.choice(("balance", "bananas", "hex:00ff", "hex:ff00", "x", ""))
     if name == "path":
         return dice.choice(("/srv/data", "/", "/srv/data/", "/srv/../etc", "srv"))
     if schema.get("type") == "integer":

@@ -19,6 +19,7 @@ _PRELOADED = (
     " ip_set_hash_net ip_set_hash_ip xt_set xt_statistic xt_mark xt_multiport xt_tcpudp"
     " ipt_REJECT ip6t_REJECT xt_comment"
     " xt_owner xt_cgroup xt_limit xt_string ts_kmp"
+    " xt_NFQUEUE nfnetlink_queue iptable_security ip6table_security"
     " cls_basic em_ipset ip_set_hash_netport"
     " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge"
 )

@@ -39,7 +39,7 @@ from chaos_core.units import SECOND, Percent
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 ID = "0123abcd"
 KINDS = list(faults.kinds())
-NETWORK = [kind for kind in KINDS if kind.startswith("network.")]
+NETWORK = [kind for kind in KINDS if kind.startswith(("network.", "tamper."))]
 NODE = replace(
     NodeView.example(),
     devices=(
@@ -69,6 +69,7 @@ MORE: dict[str, dict[str, str]] = {
     "network.duplicate": {"percent": "1%"},
     "network.reorder": {"percent": "25%", "delay": "10ms"},
     "network.rate": {"rate": "1mbit"},
+    "tamper.payload": {"find": "balance", "replace": "bananas"},
 }
 V4, V6 = "10.0.0.2,10.1.0.0/24", "fd00::2,fd01::/64"
 

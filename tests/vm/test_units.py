@@ -129,6 +129,22 @@ def test_a_proxy_hurts_requests_and_ends_with_its_lease(app: Drill) -> None:
     app.resume()
 
 
+def test_a_worker_that_rewrites_packets_has_one_capability_and_no_user(app: Drill) -> None:
+    before = state(app)
+    words = (f"peers={app.ip('n2')}", f"local_ports={PORT}", "find=200", "replace=500")
+    with answers(app) as wire:
+        with app.fault("tamper.payload", *words, nodes=("n1",)):
+            wire.wait(HIT)
+            show = ["systemctl", "show", "chs-*-w.service", "-p", "MainPID", "--value"]
+            pid = app.fleet.exec("n1", show).stdout.strip()
+            status = app.fleet.exec("n1", ["cat", f"/proc/{pid}/status"]).stdout
+        wire.wait(lambda reply: not HIT(reply))
+    held = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if "\t" in line}
+    assert (int(held["CapEff"], 16), int(held["CapBnd"], 16)) == (1 << 12, 1 << 12)
+    assert int(held["Uid"]) >= 61184, "DynamicUser= begins there"
+    assert state(app) == before
+
+
 def test_a_killed_keeper_recovers_and_no_timer_is_left(app: Drill) -> None:
     before = state(app)
     run = app.inject("process.pause", "unit=app", nodes=("n1",), seconds=120)

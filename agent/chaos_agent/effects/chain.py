@@ -22,12 +22,13 @@ class ChainOps:
     ) -> None:
         obstacle = host.xtables.obstacle(effect)
         if obstacle:
-            raise Refused(
-                obstacle,
-                where=effect.name,
-                hint="give that rule a mask without these bits, or set network.mark_mask"
-                " in agent.toml to bits that nobody else uses",
+            mask = (
+                "give that rule a mask without these bits, or set network.mark_mask"
+                " in agent.toml to bits that nobody else uses"
             )
+            queue = "rules in table security and this fault do not go together"
+            hint = queue if effect.table == "security" else mask
+            raise Refused(obstacle, where=effect.name, hint=hint)
         if self.verify(host, effect) is not None:
             host.chains(effect.backend).put(effect)
 

@@ -22,8 +22,8 @@ SET_TYPE = "interval"
 _FAMILY: dict[Family, str] = {4: "ip", 6: "ip6"}
 _FAMILIES: dict[str, Family] = {"ip": 4, "ip6": 6}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-# nf_ip_hook_priorities, less one: NF_IP_PRI_RAW, MANGLE, FILTER and NAT_DST.
-_PRIORITY = {"raw": -301, "mangle": -151, "filter": -1, "nat": -101}
+# nf_ip_hook_priorities, less one: NF_IP_PRI_RAW, MANGLE, FILTER, NAT_DST and SECURITY.
+_PRIORITY = {"raw": -301, "mangle": -151, "filter": -1, "nat": -101, "security": 49}
 _REJECT = {4: "icmp", 6: "icmpv6"}
 _REJECT_PREFIX = {4: "icmp-", 6: "icmp6-"}  # of xtables' names for the same
 _ICMPV6 = {
@@ -246,6 +246,8 @@ _KNOWN = frozenset(
 
 
 def _matches(rule: Rule, family: Family) -> Iterator[Command]:
+    if rule.target == "NFQUEUE":
+        raise Unsupported("packets are not queued to a process by nftables here")
     for part in dataclasses.fields(rule):
         if part.name not in _KNOWN and getattr(rule, part.name) != part.default:
             raise Unsupported(f"{part.name.replace('_', ' ')} cannot be matched by nftables here")

@@ -253,11 +253,13 @@ class Systemd:
 
     # ── workers ───────────────────────────────────────────────────────────────────────────
 
-    def serve(self, name: str, argv: Sequence[str], line: int) -> None:
+    def serve(self, name: str, argv: Sequence[str], line: int, capabilities: int = 0) -> None:
         """Start a service of ours whose stdin and stdout are the socket ``line``.
 
-        It has no privileges, no files and a user of its own, and is gone when it ends.
+        It has no privileges but ``capabilities`` (a mask), no files and a user of its own, and is
+        gone when it ends. With a capability it has no network but netlink.
         """
+        families = ["AF_NETLINK"] if capabilities else ["AF_INET", "AF_INET6"]
         properties = [
             ("Description", ("s", "Chaos agent: a worker")),
             ("Type", ("s", "exec")),
@@ -268,11 +270,12 @@ class Systemd:
             ("StandardError", ("s", "journal")),
             ("DynamicUser", ("b", True)),
             ("NoNewPrivileges", ("b", True)),
-            ("CapabilityBoundingSet", ("t", 0)),
+            ("CapabilityBoundingSet", ("t", capabilities)),
+            ("AmbientCapabilities", ("t", capabilities)),
             ("PrivateDevices", ("b", True)),
             ("ProtectHome", ("s", "yes")),
             ("RestrictNamespaces", ("t", 0)),
-            ("RestrictAddressFamilies", ("(bas)", (True, ["AF_INET", "AF_INET6", "AF_UNIX"]))),
+            ("RestrictAddressFamilies", ("(bas)", (True, [*families, "AF_UNIX"]))),
             ("MemoryMax", ("t", _WORKER_MEMORY)),
             ("TasksMax", ("t", _WORKER_TASKS)),
             ("OOMScoreAdjust", ("i", 1000)),

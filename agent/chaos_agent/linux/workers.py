@@ -17,6 +17,8 @@ from chaos_core.errors import Unsupported
 from chaos_core.text import printable
 
 _MODULE = "chaos_agent.workers"
+# CAP_NET_ADMIN, by program: the kernel asks for it at each verdict on a queued packet.
+_CAPABILITIES = {"tamper": 1 << 12}
 _HEARD, _SAID = 4096, 200  # bytes of what a worker says that are kept, and told
 
 
@@ -61,7 +63,7 @@ class Workers:
         argv = [sys.executable, "-I", "-m", _MODULE, *map(str, words)]
         with theirs:
             if apart:
-                self._systemd.serve(name, argv, theirs.fileno())
+                self._systemd.serve(name, argv, theirs.fileno(), _CAPABILITIES.get(program, 0))
             else:
                 line = theirs.fileno()
                 run.child = subprocess.Popen(

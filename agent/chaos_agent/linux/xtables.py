@@ -29,7 +29,7 @@ from chaos_core.effects import Chain, Family, Table, is_ours
 from chaos_core.errors import ChaosError, NotInForce, Unsupported
 
 FAMILIES: tuple[Family, ...] = (4, 6)
-TABLES: tuple[Table, ...] = ("raw", "mangle", "filter", "nat")
+TABLES: tuple[Table, ...] = ("raw", "mangle", "filter", "nat", "security")
 _LOCK = Path("/run/xtables.lock")
 _LOCK_WAIT_S = 1.0
 _LETS_PASS = ("ACCEPT", "QUEUE", "NFQUEUE")  # the rest of the table is not asked any more
@@ -130,18 +130,23 @@ class Xtables:
         for number, (have, want) in enumerate(zip(found, wanted, strict=True), 1):
             if have != want:
                 return f"rule {number} of {chain.name} is {have.text}, not {want.text}"
-        return _jump_difference(chain, hooked) or _overwritten(chain, hooked, chain.table)
+        return (
+            _jump_difference(chain, hooked)
+            or _overwritten(chain, hooked, chain.table)
+            or _robbed(chain, hooked)
+        )
 
     def obstacle(self, chain: Chain) -> str | None:
         """A rule of somebody else's because of which ``chain`` would have no effect, or too much
 
-        of one: a mark that is kept with a connection outlives the lease.
+        of one: a mark that is kept with a connection outlives the lease. Or one that would not
+        see the packets that ``chain`` queues.
         """
         for table in ("mangle", "nat"):
             found = _overwritten(chain, self.chains(chain.family, table), table)
             if found:
                 return found
-        return None
+        return _robbed(chain, self.chains(chain.family, chain.table))
 
     def marked(self, chain: Chain) -> int:
         """How many packets the chain's MARK rules have met. 0 when it is not there."""
@@ -309,6 +314,22 @@ def _overwritten(chain: Chain, chains: dict[str, list[Entry]], table: str) -> st
             return (
                 f"a rule of somebody else's in {table} {chain.hook} (IPv{chain.family})"
                 f" writes or keeps the mark's bits {mask:#x}: {entry.text}"
+            )
+    return None
+
+
+def _robbed(chain: Chain, chains: dict[str, list[Entry]]) -> str | None:
+    """A foreign rule behind ours, if ``chain`` queues: what comes back passes the table by."""
+    if not any(rule.target == "NFQUEUE" for rule in chain.rules):
+        return None
+    entries = chains.get(chain.hook, [])
+    targets = [entry.target for entry in entries]
+    behind = targets.index(chain.name) + 1 if chain.name in targets else 0
+    for entry in entries[behind:]:
+        if not is_ours(entry.target):
+            return (
+                f"a rule of somebody else's in {chain.table} {chain.hook} (IPv{chain.family})"
+                f" would not see the packets: {entry.text}"
             )
     return None
 

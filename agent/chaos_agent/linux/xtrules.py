@@ -212,6 +212,9 @@ def _build(built: Any, rule: Rule) -> Any:
         target.set_parameter("reject-with", rule.reject_with)
     if rule.target == "CT":
         target.set_parameter("zone", str(rule.zone))
+    if rule.target == "NFQUEUE":
+        target.set_parameter("queue-num", str(rule.queue))
+        target.set_parameter("queue-bypass", "")
     if rule.target == "REDIRECT":
         target.set_parameter("to-ports", str(rule.to_port))
         target._final_check()  # completes it; the public way diverts stdout for a while

@@ -162,6 +162,12 @@ MEASURES = (
         partial(Calls, low=35, high=65),
     ),
     Measure(
+        "tamper.payload",
+        f"peers={{n2}} local_ports={PORT} find=200 replace=500",
+        "100 % of answers say 500 and not 200, others 0",
+        partial(Calls, low=100, high=100),
+    ),
+    Measure(
         "network.limit",
         f"peers={{n2}} local_ports={PORT} direction=in count=2 period=1s",
         "1.7–2.3 calls a second answered, others all",
