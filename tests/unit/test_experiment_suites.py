@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
@@ -13,7 +12,6 @@ from chaos_core.errors import InvalidInput
 from chaos_core.units import Duration
 from chaos_experiment import rehearsal, suites
 from chaos_experiment.load import Loaded, load
-from chaos_experiment.probes import Probe, Seen, Unit, kinds
 from chaos_experiment.scenario import SloTargets
 
 LIBRARY = Path(__file__).parents[2] / "scenarios"
@@ -30,30 +28,9 @@ second:
 """
 
 
-class Http(Probe):
-    """Stands in for the real one until that has landed."""
-
-    kind = "http"
-    summary = "requests a second"
-    example: ClassVar[Mapping[str, Any]] = {"url": "http://10.0.0.1/"}
-    unit: ClassVar[Unit] = "duration"
-
-    url: str
-    rate: float = 10
-
-    def hosts(self) -> tuple[str, ...]:
-        return (self.url,)
-
-    async def measure(self, *_: object) -> Seen:
-        raise NotImplementedError
-
-
-LOOKS: Mapping[str, type[Probe]] = {"http": Http, **kinds()}
-
-
 def loaded(file: str, level: str = "", environment: str = "") -> Loaded:
     return load(
-        (LIBRARY / file).read_text(), file, level=level, environment=environment, known=LOOKS
+        (LIBRARY / file).read_text(), file, level=level, environment=environment
     )
 
 
@@ -114,6 +91,25 @@ def test_no_scenario_is_forgotten() -> None:
     groups = {"smoke", "standard", "stress", "infrastructure", "production_readiness"}
     assert groups <= set(SUITES)
     assert len(SUITES["all"].entries) == 27
+
+
+def test_the_examples_of_the_reference_are_good() -> None:
+    text = (LIBRARY.parent / "docs/scenarios.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    first = next(block for block in blocks if "title: One web" in block)
+    for block in blocks:
+        if block.startswith("timeline:"):
+            unused = first.replace('"${delay}"', "50ms").replace("{delay: 50ms, url", "{url")
+            unused = re.sub(r"^levels:.*\n", "", unused, flags=re.M)
+            assert (
+                len(load(unused[: unused.index("timeline:")] + block).plan.steps) > 9
+            )
+        if block.startswith("slo:"):
+            block = re.sub(r"^slo:.*\n", block, first, flags=re.M)
+        if block.startswith("# yaml") or "title: One web" in block:
+            assert load(block).plan.slo.mttr
+    (suite,) = [block for block in blocks if block.startswith("smoke:")]
+    assert suites.load(suite.replace("include: [other]", "include: []"))["smoke"].fail_fast
 
 
 # ── suites ────────────────────────────────────────────────────────────────────────────────
