@@ -29,9 +29,7 @@ second:
 
 
 def loaded(file: str, level: str = "", environment: str = "") -> Loaded:
-    return load(
-        (LIBRARY / file).read_text(), file, level=level, environment=environment
-    )
+    return load((LIBRARY / file).read_text(), file, level=level, environment=environment)
 
 
 def levels(file: str) -> list[str]:
@@ -101,9 +99,7 @@ def test_the_examples_of_the_reference_are_good() -> None:
         if block.startswith("timeline:"):
             unused = first.replace('"${delay}"', "50ms").replace("{delay: 50ms, url", "{url")
             unused = re.sub(r"^levels:.*\n", "", unused, flags=re.M)
-            assert (
-                len(load(unused[: unused.index("timeline:")] + block).plan.steps) > 9
-            )
+            assert len(load(unused[: unused.index("timeline:")] + block).plan.steps) > 9
         if block.startswith("slo:"):
             block = re.sub(r"^slo:.*\n", block, first, flags=re.M)
         if block.startswith("# yaml") or "title: One web" in block:
