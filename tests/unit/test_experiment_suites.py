@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
+from tests.unit.editor import data
 
 from chaos_core.errors import InvalidInput
 from chaos_core.units import Duration
 from chaos_experiment import rehearsal, suites
 from chaos_experiment.load import Loaded, load
 from chaos_experiment.scenario import SloTargets
+from chaos_experiment.schema import json_schema
 
 LIBRARY = Path(__file__).parents[2] / "scenarios"
 FILES = sorted(path.relative_to(LIBRARY).as_posix() for path in LIBRARY.glob("*/*.yaml"))
@@ -28,6 +33,7 @@ second:
 """
 
 
+@cache
 def loaded(file: str, level: str = "", environment: str = "") -> Loaded:
     return load((LIBRARY / file).read_text(), file, level=level, environment=environment)
 
@@ -89,6 +95,22 @@ def test_no_scenario_is_forgotten() -> None:
     groups = {"smoke", "standard", "stress", "infrastructure", "production_readiness"}
     assert groups <= set(SUITES)
     assert len(SUITES["all"].entries) == 27
+
+
+def test_the_library_has_the_schema_of_today_for_editors() -> None:
+    """`chaosctl scenario schema > scenarios/schema.json` after a change of a kind."""
+    assert json.loads((LIBRARY / "schema.json").read_text()) == json_schema()
+    for file in FILES:
+        first = (LIBRARY / file).read_text().splitlines()[0]
+        assert first == "# yaml-language-server: $schema=../schema.json"
+
+
+def test_the_schema_takes_the_whole_library() -> None:
+    schema = Draft202012Validator(json_schema())
+    for file in FILES:
+        assert [
+            error.message for error in schema.iter_errors(data((LIBRARY / file).read_text()))
+        ] == [], file
 
 
 def test_the_examples_of_the_reference_are_good() -> None:
