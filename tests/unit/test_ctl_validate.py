@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
-import yaml
+from tests.unit.editor import data
 from tests.unit.test_experiment_scenario import KNOWN, SHOP
 
 from chaos_core.errors import EnvelopeExceeded
@@ -32,7 +31,8 @@ TWO_STEPS = (
 
 @pytest.fixture(autouse=True)
 def looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "kinds", lambda: KNOWN)
+    known = {**KNOWN, **probes.kinds()}
+    monkeypatch.setattr(probes, "kinds", lambda: known)
 
 
 @pytest.fixture
@@ -46,11 +46,22 @@ def test_a_good_file_is_summed_up(shop: Path, capsys: pytest.CaptureFixture[str]
     assert main(["validate", str(shop), "--profile", "production"]) == 0
     shown = capsys.readouterr().out
     assert "T+1:00" in shown
-    assert "production, staging, lab" in " ".join(shown.split())
+    assert "1 T+1:00 production" in " ".join(shown.split())
     assert main(["validate", str(shop), "--set", "delay=80ms", "-o", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["steps"], row["ends"], row["risky"]) == (1, "T+1:00", False)
     assert row["allowed_by"] == ["staging", "lab"]
+
+
+def test_the_list_of_files_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    here = Path(__file__).parents[2] / "scenarios"
+    files = [here / "application/database_connection_failure.yaml", here / "levels/cpu.yaml"]
+    relative = os.path.relpath(files[1])
+    assert main(["validate", str(files[0]), relative]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith(f"FILE IN {os.path.relpath(here)}")
+    assert shown[1].startswith("application/database_connection_failure.yaml ")
+    assert max(map(len, shown)) <= 80
 
 
 def test_every_wrong_file_is_said_and_the_others_are_checked(
@@ -63,7 +74,7 @@ def test_every_wrong_file_is_said_and_the_others_are_checked(
     seen = capsys.readouterr()
     assert f"{wrong}:17:timeline[0].with.delay" in seen.err
     assert f"{missing}: cannot read it: No such file" in seen.err
-    assert "production, staging, lab" in " ".join(seen.out.split())
+    assert "1 T+1:00 production" in " ".join(seen.out.split())
 
 
 @pytest.mark.parametrize(
@@ -126,6 +137,7 @@ def test_a_dry_run_shows_times_effects_draws_and_refusals(
         "T+0:30 2. network.latency peers=role=db delay=20ms — on top of it",
         "T+0:31 “half of it”",
         "latency 70ms 50ms web 2",
+        "destructive yes refused web 3",
         "(192.0.2.1 stands for role=db: only the controller knows)",
         "192.0.2.1",
         "Risky: asks before it starts (or --yes): process.kill.",
@@ -202,21 +214,6 @@ def test_a_topology_is_shown_though_its_peers_are_not_known() -> None:
 
 
 # ── the schema ────────────────────────────────────────────────────────────────────────────
-
-
-class Yaml12(yaml.SafeLoader):
-    """As editors read it: ``on`` is a text."""
-
-
-Yaml12.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:bool"]
-    for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Yaml12.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
-
-
-def data(text: str) -> Any:
-    return yaml.load(text, Loader=Yaml12)  # noqa: S506 (a SafeLoader)
 
 
 @pytest.fixture(scope="module")

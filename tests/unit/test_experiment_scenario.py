@@ -356,7 +356,7 @@ def test_a_document_is_bounded() -> None:
     assert "no fields" in refused("- a\n- b\n")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_is_written_ends_in_a_plan_or_in_words(data: st.DataObject) -> None:
     """A random line of a good file gives way to whatever; nothing else than InvalidInput."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
+from jsonschema import Draft202012Validator
+from tests.unit.editor import data
 
 from chaos_core.errors import InvalidInput
 from chaos_core.units import Duration
 from chaos_experiment import rehearsal, suites
 from chaos_experiment.load import Loaded, load
-from chaos_experiment.probes import Probe, Seen, Unit, kinds
 from chaos_experiment.scenario import SloTargets
+from chaos_experiment.schema import json_schema
 
 LIBRARY = Path(__file__).parents[2] / "scenarios"
 FILES = sorted(path.relative_to(LIBRARY).as_posix() for path in LIBRARY.glob("*/*.yaml"))
@@ -30,31 +33,9 @@ second:
 """
 
 
-class Http(Probe):
-    """Stands in for the real one until that has landed."""
-
-    kind = "http"
-    summary = "requests a second"
-    example: ClassVar[Mapping[str, Any]] = {"url": "http://10.0.0.1/"}
-    unit: ClassVar[Unit] = "duration"
-
-    url: str
-    rate: float = 10
-
-    def hosts(self) -> tuple[str, ...]:
-        return (self.url,)
-
-    async def measure(self, *_: object) -> Seen:
-        raise NotImplementedError
-
-
-LOOKS: Mapping[str, type[Probe]] = {"http": Http, **kinds()}
-
-
+@cache
 def loaded(file: str, level: str = "", environment: str = "") -> Loaded:
-    return load(
-        (LIBRARY / file).read_text(), file, level=level, environment=environment, known=LOOKS
-    )
+    return load((LIBRARY / file).read_text(), file, level=level, environment=environment)
 
 
 def levels(file: str) -> list[str]:
@@ -114,6 +95,39 @@ def test_no_scenario_is_forgotten() -> None:
     groups = {"smoke", "standard", "stress", "infrastructure", "production_readiness"}
     assert groups <= set(SUITES)
     assert len(SUITES["all"].entries) == 27
+
+
+def test_the_library_has_the_schema_of_today_for_editors() -> None:
+    """`chaosctl scenario schema > scenarios/schema.json` after a change of a kind."""
+    assert json.loads((LIBRARY / "schema.json").read_text()) == json_schema()
+    for file in FILES:
+        first = (LIBRARY / file).read_text().splitlines()[0]
+        assert first == "# yaml-language-server: $schema=../schema.json"
+
+
+def test_the_schema_takes_the_whole_library() -> None:
+    schema = Draft202012Validator(json_schema())
+    for file in FILES:
+        assert [
+            error.message for error in schema.iter_errors(data((LIBRARY / file).read_text()))
+        ] == [], file
+
+
+def test_the_examples_of_the_reference_are_good() -> None:
+    text = (LIBRARY.parent / "docs/scenarios.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.S)
+    first = next(block for block in blocks if "title: One web" in block)
+    for block in blocks:
+        if block.startswith("timeline:"):
+            unused = first.replace('"${delay}"', "50ms").replace("{delay: 50ms, url", "{url")
+            unused = re.sub(r"^levels:.*\n", "", unused, flags=re.M)
+            assert len(load(unused[: unused.index("timeline:")] + block).plan.steps) > 9
+        if block.startswith("slo:"):
+            block = re.sub(r"^slo:.*\n", block, first, flags=re.M)
+        if block.startswith("# yaml") or "title: One web" in block:
+            assert load(block).plan.slo.mttr
+    (suite,) = [block for block in blocks if block.startswith("smoke:")]
+    assert suites.load(suite.replace("include: [other]", "include: []"))["smoke"].fail_fast
 
 
 # ── suites ────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ them a target picks, what their own files allow) is left to the controller and t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,9 +56,10 @@ def validate(
     if form is Output.JSON:
         output.document(rows)
     else:
+        shared = os.path.commonpath([file.absolute().parent for file in files])
         output.table(
-            ("FILE", ">STEPS", ">ENDS", "", "ALLOWED BY"),
-            [_row(row) for row in rows],
+            (f"FILE IN {os.path.relpath(shared)}", ">STEPS", ">ENDS", "", "ALLOWED FROM"),
+            [_row(row, shared) for row in rows],
         )
     for problem in problems[:-1]:
         output.error(problem, as_json=form is Output.JSON)
@@ -162,6 +164,7 @@ def _print(loaded: Loaded, done: Rehearsal) -> None:
         ("DRAWS", ">PEAK", ">CEILING", "ON", ">STEP"),
         [
             *((p.what, p.asked, p.ceiling, p.target, p.step) for p in done.peaks),
+            *_without_a_ceiling(done),
             ("nodes at once", "", done.limits.nodes, "", ""),
         ],
     )
@@ -173,6 +176,16 @@ def _print(loaded: Loaded, done: Rehearsal) -> None:
         typer.echo("\nWould be refused:")
         for refusal in done.refusals:
             typer.echo(f"  {output.clean(refusal.what)}")
+
+
+def _without_a_ceiling(done: Rehearsal) -> list[tuple[object, ...]]:
+    """The row about steps of which nothing can be counted: allowed as such, or not."""
+    found = [one.step for one in done.steps if one.draw.fault_class == "destructive"]
+    if not found:
+        return []
+    on = ", ".join(dict.fromkeys(name for step in found for name in step.targets))
+    steps = ", ".join(str(step.number) for step in found)
+    return [("destructive", "yes", "allowed" if done.limits.destructive else "refused", on, steps)]
 
 
 def _print_effects(done: Rehearsal) -> None:
@@ -233,11 +246,13 @@ def _value(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _row(row: dict[str, Any]) -> tuple[object, ...]:
+def _row(row: dict[str, Any], shared: str) -> tuple[object, ...]:
+    file = os.path.relpath(row["file"], shared)
     if not row["valid"]:
-        return row["file"], "", "", "wrong", "–"
+        return file, "", "", "wrong", "–"
     risky = "risky" if row["risky"] else ""
-    return row["file"], row["steps"], row["ends"], risky, ", ".join(row["allowed_by"]) or "none"
+    strictest = next(iter(row["allowed_by"]), "nowhere")  # what one allows, the laxer ones do
+    return file, row["steps"], row["ends"], risky, strictest
 
 
 def _as_json(loaded: Loaded, done: Rehearsal) -> dict[str, Any]:
