@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
+from chaos_core.units import Duration
 from chaos_experiment import verdict
-from chaos_experiment.conditions import Held, parse
+from chaos_experiment.conditions import parse
+from chaos_experiment.plan import Slo
 from chaos_experiment.record import Check, Event, FaultSpan, PhaseSpan, ProbeRecord, Record
 from chaos_experiment.record import Verdict as Word
 from chaos_experiment.series import Observation, Series
@@ -38,9 +41,9 @@ class World:
     abort_at_s: int | None = None  # after T
 
 
-def simulated(world: World | None = None, **changes: object) -> Record:
+def simulated(world: World | None = None, **changes: Any) -> Record:
     """One run from preflight to verdict, in ``World()`` with ``changes``."""
-    world = replace(world or World(), **changes)  # type: ignore[arg-type]
+    world = replace(world or World(), **changes)
     random = Random(world.seed)  # noqa: S311
     hurt_from = BASELINE + 300_000
     ended = BASELINE + (world.abort_at_s or world.fault_s) * S
@@ -75,7 +78,7 @@ def simulated(world: World | None = None, **changes: object) -> Record:
         )
     ]
     first_bad = next(
-        (p.at_us for p in verdict.points(series, "shop", 0, end) if (p.p99 or 0) > 40_000), None
+        (p.at_us + S for p in verdict.points(series, "shop", 0, end) if (p.p99 or 0) > 40_000), None
     )
     checks = _checks(series, phases, ended, well_at, end)
     if aborted:
@@ -123,13 +126,14 @@ def simulated(world: World | None = None, **changes: object) -> Record:
         verdict=word,
         reason=_reason(word, checks),
     )  # fmt: skip
-    slo = verdict.slo_rows(verdict.targets(verdict.Slo(), world.environment),
-                           verdict.figures(record))  # fmt: skip
+    slo = verdict.slo_rows(
+        verdict.targets(Slo(mttr=Duration.parse("90s")), world.environment), verdict.figures(record)
+    )
     record = record.model_copy(update={"slo": slo})
     return record.model_copy(update={"score": verdict.score(record)})
 
 
-def history(count: int = 6, **changes: object) -> list[Record]:
+def history(count: int = 6, **changes: Any) -> list[Record]:
     """Older runs of the same scenario, oldest first."""
     return [
         simulated(seed=n, id=f"x-old{n}", day=n, slow_after_s=5.0 + n % 3, **changes)
@@ -177,8 +181,12 @@ def _checks(
         ("recovery", "shop.error_rate < 0.1%", well_at, end),
     ):
         reading = parse(text).over_span(series, start, stop)
-        held = reading.held.value if reading.held is not Held.UNKNOWN else "unknown"
-        found.append(Check(phase=phase, condition=text, held=held, measured=reading.measured))
+        found.append(
+            Check.model_validate(
+                {"phase": phase, "condition": text, "held": reading.held.value,
+                 "measured": reading.measured}
+            )
+        )  # fmt: skip
     return found
 
 
