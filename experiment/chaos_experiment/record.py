@@ -6,29 +6,33 @@ Times in µs count from the beginning of the experiment; T, the start of injecti
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["passed", "failed", "aborted", "interrupted", "refused"]
 
+# Bounds that every program's numbers can hold exactly: a record may come from a file.
+Us = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Figure = Annotated[float, Field(ge=-1e18, le=1e18)]
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PhaseSpan(_Part):
     """A phase (``chaos_core.run.Phase``) from when to when."""
 
     phase: str
-    start_us: int
-    end_us: int
+    start_us: Us
+    end_us: Us
 
 
 class Event(_Part):
     """A line of the timeline. ``what``: phase, fault, guard, probe, note, operator, verdict."""
 
-    at_us: int
+    at_us: Us
     what: str
     text: str
     node: str = ""
@@ -41,8 +45,8 @@ class FaultSpan(_Part):
     kind: str
     params: dict[str, object]
     nodes: list[str]
-    start_us: int | None
-    end_us: int | None
+    start_us: Us | None
+    end_us: Us | None
     verdict: str
     reason: str
 
@@ -50,13 +54,13 @@ class FaultSpan(_Part):
 class Point(_Part):
     """One second of one probe. Figures are in the probe's unit (µs where it is a duration)."""
 
-    at_us: int
-    count: int
-    failed: int
-    p50: float | None = None
-    p99: float | None = None
-    max: float | None = None
-    last: float | None = None
+    at_us: Us
+    count: Us
+    failed: Us
+    p50: Figure | None = None
+    p99: Figure | None = None
+    max: Figure | None = None
+    last: Figure | None = None
     text: str = ""  # of the last failure
 
 
@@ -92,13 +96,13 @@ class Span(_Part):
 
     probe: str
     phase: Literal["baseline", "fault", "recovery"]
-    count: int
-    failed: int
-    p50: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    max: float | None = None
-    mean: float | None = None
+    count: Us
+    failed: Us
+    p50: Figure | None = None
+    p95: Figure | None = None
+    p99: Figure | None = None
+    max: Figure | None = None
+    mean: Figure | None = None
 
 
 class Record(_Part):
@@ -117,19 +121,19 @@ class Record(_Part):
     started: str  # RFC 3339, UTC
     finished: str = ""
     targets: dict[str, list[str]] = {}
-    injected_us: int | None = None
+    injected_us: Us | None = None
     phases: list[PhaseSpan] = []
     events: list[Event] = []
     faults: list[FaultSpan] = []
     probes: list[ProbeRecord] = []
     spans: list[Span] = []
-    health: list[tuple[int, float]] = []  # (at_us, 0 to 100), once a second
+    health: list[tuple[Us, Figure]] = []  # (at_us, 0 to 100), once a second
     checks: list[Check] = []
     slo: list[SloRow] = []
-    detection_us: int | None = None  # from the first fault in force to the first bad condition
-    recovery_us: int | None = None  # from the last fault's end until steady again
-    mttr_us: int | None = None  # from the first bad condition until steady again
-    total_us: int | None = None  # from T until steady again
+    detection_us: Us | None = None  # from the first fault in force to the first bad condition
+    recovery_us: Us | None = None  # from the last fault's end until steady again
+    mttr_us: Us | None = None  # from the first bad condition until steady again
+    total_us: Us | None = None  # from T until steady again
     verdict: Verdict | None = None
     reason: str = ""
-    score: float | None = None  # 0 to 100; None without probes
+    score: Figure | None = None  # 0 to 100; None without probes

@@ -195,15 +195,7 @@ def score_parts(record: Record) -> Rows:
     ]
     cap = CAPS.get(record.verdict or "")
     if cap and rows:
-        rows.append(
-            (
-                "cap",
-                f"the run {record.verdict}"
-                if record.verdict == "failed"
-                else "the run was aborted",
-                f"at most {cap:g}",
-            )
-        )
+        rows.append(("cap", f"verdict: {record.verdict}", f"at most {cap:g}"))
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 from xml.etree.ElementTree import Element
 
@@ -67,6 +68,8 @@ def chart(frame: Frame, title: str, unit: str, lines: Sequence[Line], top: float
     legend = [
         element("span", _sample(line), line.name, class_="key") for line in lines if line.values
     ]
+    if frame.faults:
+        legend.append(element("span", _swatch(), "fault in force", class_="key"))
     caption = f"{title} ({name})" if name else title
 
     def draw(width: int) -> Element:
@@ -102,7 +105,8 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]]) -> Element:
         for number, (name, value, text) in enumerate(rows):
             y = number * 36.0
             length = max(1.0, value / highest * (width - 90))
-            parts.append(element("text", name, x=0, y=y + 12, class_="label"))
+            shown = printable(name, int(width / _CHARACTER))
+            parts.append(element("text", shown, x=0, y=y + 12, class_="label"))
             parts.append(element("rect", x=0, y=y + 17, width=length, height=12, class_="amount"))
             parts.append(element("text", text, x=length + 6, y=y + 27))
         return _picture(title, width, 36.0 * len(rows) + 4, parts)
@@ -117,6 +121,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(power * s for s in (1, 2, 5, 10, 20) if span / (power * s) <= count)
     first, last = math.floor(low / step), math.ceil(high / step)
+    last = max(last, first + 1)
     return [step * number for number in range(first, last + 1)]
 
 
@@ -135,16 +140,19 @@ def thin(values: Sequence[Value], columns: int) -> list[Value]:
 
 
 def runs(values: Sequence[Value]) -> list[list[tuple[int, float]]]:
-    """The stretches without a break: none where nothing was seen, or not for long."""
-    gaps = sorted(b[0] - a[0] for a, b in zip(values, values[1:], strict=False))
-    longest = 2.5 * gaps[len(gaps) // 2] if gaps else 0
+    """The stretches without a break: none where nothing was seen, or not for long.
+
+    Each ends with its last value once more, a usual gap later: so long it is of.
+    """
+    gaps = sorted(b[0] - a[0] for a, b in pairwise(values))
+    usual = gaps[len(gaps) // 2] if gaps else _SECOND
     found: list[list[tuple[int, float]]] = [[]]
     for at, value in values:
-        if value is None or (found[-1] and at - found[-1][-1][0] > longest):
+        if value is None or (found[-1] and at - found[-1][-1][0] > 2.5 * usual):
             found.append([])
         if value is not None:
             found[-1].append((at, value))
-    return [part for part in found if part]
+    return [[*part, (part[-1][0] + usual, part[-1][1])] for part in found if part]
 
 
 class _Plot:
@@ -189,11 +197,13 @@ class _Plot:
 
     def values(self) -> list[Element]:
         parts: list[Element] = []
-        digits = max(0, -math.floor(math.log10(self.ticks[1] - self.ticks[0])))
+        step = self.ticks[1] - self.ticks[0]
+        digits = max(0, -math.floor(math.log10(step)))
         for tick in self.ticks:
             y = self.y(tick)
             parts.append(_line(self.left, y, self.right, y, "grid"))
-            text = f"{tick:.4g}" if abs(tick) >= 1e6 else f"{tick:.{digits}f}"
+            usual = abs(tick) < 1e6 and digits < 6
+            text = f"{tick:.{digits}f}" if usual else f"{tick:.4g}"
             parts.append(element("text", text, x=self.left - 6, y=y + 4, text_anchor="end"))
         return parts
 
@@ -221,18 +231,17 @@ class _Plot:
         return parts
 
     def line(self, line: Line, size: float) -> list[Element]:
+        """Steps: a figure is of the time from its moment to the next one's, not before it."""
         parts: list[Element] = []
-        for run in runs(thin(line.values, int(self.right - self.left))):
-            places = [(self.x(at), self.y(value / size)) for at, value in run]
-            if len(places) == 1:
-                (x, y) = places[0]
-                parts.append(element("circle", cx=x, cy=y, r=2, class_=f"dot {line.style}"))
-                continue
-            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        base = self.y(max(0.0, self.low))
+        for stretch in runs(thin(line.values, int(self.right - self.left))):
+            steps = [(self.x(at), self.y(value / size)) for at, value in stretch]
+            (x, y), (end, _) = steps[0], steps[-1]
+            path = f"{x:.1f} {y:.1f}" + "".join(f"H{x:.1f}V{y:.1f}" for x, y in steps[1:])
             if line.filled:
-                base = self.y(max(0.0, self.low))
-                area = f"M{places[0][0]:.1f} {base:.1f}L{path}L{places[-1][0]:.1f} {base:.1f}Z"
-                parts.append(_path(area, f"area {line.style}"))
+                parts.append(
+                    _path(f"M{x:.1f} {base:.1f}L{path}L{end:.1f} {base:.1f}Z", f"area {line.style}")
+                )
             parts.append(_path(f"M{path}", f"line {line.style}"))
         return parts
 
@@ -292,6 +301,14 @@ def _picture(title: str, width: int, height: float, parts: Iterable[Element]) ->
 def _sample(line: Line) -> Element:
     """A piece of the line for the legend."""
     made = element("svg", _path("M0 6L26 6", f"line {line.style}"), width=26, height=12)
+    made.set("aria-hidden", "true")
+    return made
+
+
+def _swatch() -> Element:
+    """A piece of a fault window for the legend."""
+    box = element("rect", x=1, y=1, width=24, height=10, class_="fault")
+    made = element("svg", box, width=26, height=12)
     made.set("aria-hidden", "true")
     return made
 

@@ -48,7 +48,10 @@ def render_comparison(comparison: Comparison) -> str:
 def schema() -> str:
     """The JSON Schema of a record, as a document."""
     made = Record.model_json_schema()
-    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2)
+    return (
+        json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=2)
+        + "\n"
+    )
 
 
 def _text(data: dict[str, Any]) -> str:

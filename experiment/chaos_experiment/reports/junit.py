@@ -62,12 +62,13 @@ def _suite(record: Record, number: int, package: str = "chaosctl") -> Element:
 
 
 def _testsuite(record: Record, number: int, package: str, cases: list[Element]) -> Element:
+    said = (content.verdict(record), record.reason, content.decisive(record))
     facts = [*content.facts(record), *content.times(record)]
     return element(
         "testsuite",
         element("properties", (element("property", name=n, value=v) for n, v in facts)),
         cases,
-        element("system-out", content.decisive(record)),
+        element("system-out", ". ".join(filter(None, said))),
         element("system-err"),
         id=number,
         package=package or "chaosctl",
