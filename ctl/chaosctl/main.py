@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 
 from chaos_core.errors import ChaosError, Exit, InvalidInput
 from chaosctl import output
-from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs
+from chaosctl.commands import audit, control, faults, inject, nodes, pki, report, runs
 
 _MEANINGS = {
     Exit.DONE: "done; the fault held",
@@ -41,6 +41,7 @@ app.command()(nodes.nodes)
 app.command()(faults.faults)
 app.command()(inject.inject)
 app.command()(runs.watch)
+app.command()(report.report)
 app.command()(control.abort)
 app.command()(control.resume)
 app.add_typer(nodes.app, name="node")
