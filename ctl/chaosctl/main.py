@@ -16,7 +16,18 @@ from typer.exceptions import TyperException
 
 from chaos_core.errors import ChaosError, Exit, InvalidInput
 from chaosctl import output
-from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs, scenario, suite
+from chaosctl.commands import (
+    audit,
+    control,
+    faults,
+    inject,
+    nodes,
+    pki,
+    report,
+    runs,
+    scenario,
+    suite,
+)
 from chaosctl.commands import run as experiment
 
 _MEANINGS = {
@@ -45,6 +56,7 @@ app.command()(experiment.run)
 app.command()(experiment.end)
 app.command()(scenario.validate)
 app.command()(runs.watch)
+app.command()(report.report)
 app.command()(control.abort)
 app.command()(control.resume)
 app.add_typer(nodes.app, name="node")

@@ -19,7 +19,13 @@ Rows = list[tuple[str, ...]]
 
 
 def seconds(us: float | None, nothing: str = NONE) -> str:
-    return nothing if us is None else show(us, "duration")
+    """A span of time; from two minutes on with minutes."""
+    if us is None:
+        return nothing
+    if us < 120 * SECOND:
+        return show(us, "duration")
+    minutes, rest = divmod(round(us / SECOND), 60)
+    return f"{minutes} min {rest:02} s"
 
 
 def number(value: float | None, unit: str) -> str:

@@ -35,8 +35,8 @@ a { color: var(--main); white-space: nowrap }
 table { border-collapse: collapse; width: 100%; font-size: .93em }
 th { text-align: left; color: var(--faint); font-weight: 600; white-space: nowrap }
 th, td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top }
-td { overflow-wrap: anywhere; min-width: 4.5em }
-td.figure { font-variant-numeric: tabular-nums; white-space: nowrap; overflow-wrap: normal }
+td { overflow-wrap: break-word; min-width: 4.5em }
+td.figure { font-variant-numeric: tabular-nums; white-space: nowrap }
 .good { color: var(--good); white-space: nowrap } .bad { color: var(--bad); white-space: nowrap }
 figure { margin: 18px 0 }
 figcaption { margin-bottom: 4px } figcaption .key { margin-left: 14px; color: var(--faint);

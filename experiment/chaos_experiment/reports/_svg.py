@@ -91,7 +91,7 @@ def course(frame: Frame) -> Element:
         body = plot.times()
         for lane, part in [(0, p) for p in frame.phases] + list(enumerate(frame.faults, 1)):
             body += plot.bar(part, lane)
-        return plot.picture("Phases and faults", [*body, *plot.marks()])
+        return plot.picture("Phases and faults", [*body, *plot.marks(_TOP - 4)])
 
     return _figure("Phases and faults", [], draw)
 
@@ -245,14 +245,14 @@ class _Plot:
             parts.append(_path(f"M{path}", f"line {line.style}"))
         return parts
 
-    def marks(self) -> list[Element]:
-        """Where somebody stepped in."""
+    def marks(self, y: float = _TOP + 11) -> list[Element]:
+        """Where somebody stepped in, with names at ``y``."""
         parts: list[Element] = []
         for mark in self.frame.marks:
             x = self.x(mark.start_us)
             side, anchor = (-4, "end") if x > self.width / 2 else (4, "start")
             parts.append(_line(x, _TOP - 14, x, self.bottom, "mark"))
-            text = element("text", mark.name, x=x + side, y=_TOP + 11, class_="mark")
+            text = element("text", mark.name, x=x + side, y=y, class_="mark")
             text.set("text-anchor", anchor)
             parts.append(text)
         return parts
