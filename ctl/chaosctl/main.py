@@ -16,7 +16,18 @@ from typer.exceptions import TyperException
 
 from chaos_core.errors import ChaosError, Exit, InvalidInput
 from chaosctl import output
-from chaosctl.commands import audit, control, faults, inject, nodes, pki, runs, scenario, suite
+from chaosctl.commands import (
+    audit,
+    control,
+    faults,
+    importing,
+    inject,
+    nodes,
+    pki,
+    runs,
+    scenario,
+    suite,
+)
 from chaosctl.commands import run as experiment
 
 _MEANINGS = {
@@ -44,6 +55,7 @@ app.command()(inject.inject)
 app.command()(experiment.run)
 app.command()(experiment.end)
 app.command()(scenario.validate)
+app.command("import")(importing.import_)
 app.command()(runs.watch)
 app.command()(control.abort)
 app.command()(control.resume)
