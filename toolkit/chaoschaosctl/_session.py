@@ -28,6 +28,7 @@ from chaosctl.timeline import stamp
 LATEST: Final = "latest"
 _NEWEST: Final = 100  # runs among which the latest of our own is looked for
 _GOOD: Final = ("held", "passed")
+_OVER: Final = ("ended", "refused")
 
 logger = logging.getLogger("chaostoolkit")
 
@@ -49,7 +50,7 @@ class Session:
             return name
         us = str(Credentials.read(self.whom.pki).check().identity)
         for run in self.call("ListRuns", pb.ListRunsRequest(limit=_NEWEST)).runs:
-            if run.actor == us and run.id.count("-") == 1:  # r-2k7qd-1 is a step of r-2k7qd
+            if run.actor == us:
                 return str(run.id)
         raise InvalidInput(f"{us} has started no run yet", hint="name the run")
 
@@ -123,9 +124,6 @@ def dirt(node: pb.Node) -> str:
     """What is left on a node that ought to be clean; empty when nothing is."""
     going = [f"{each.kind} ({each.run})" for each in node.faults if each.state not in _OVER]
     return "; ".join([*node.quarantine, *going])
-
-
-_OVER: Final = ("ended", "refused")
 
 
 def _setting(configuration: Configuration, name: str) -> str:

@@ -15,7 +15,9 @@ from chaos_core.units import Duration
 from chaoschaosctl._session import LATEST, dirt, names, session
 from chaosctl import client
 from chaosctl.client import chaos_pb2 as pb
+from chaosctl.commands import scenario
 from chaosctl.commands.inject import canonical
+from chaosctl.commands.run import request_of
 
 __all__ = ["abort", "end_run", "inject", "resume", "run_scenario"]
 
@@ -62,22 +64,13 @@ def run_scenario(
 
     Fails unless it is `passed`. A scenario with risky faults needs `allow_risky`.
     """
-    from chaos_experiment.load import load
-
     with session(configuration) as controller:
         file = Path(path)
-        text = _read(file)
         chosen = {name: str(value) for name, value in (settings or {}).items()}
-        loaded = load(text, str(file), chosen, level, environment)
+        words = [f"{name}={value}" for name, value in chosen.items()]
+        text, loaded = scenario.read(file, words, level, environment)
         _check_risky([step.kind for step in loaded.plan.steps], allow_risky)
-        request = pb.ExperimentRequest(
-            name=file.name,
-            text=text,
-            settings=chosen,
-            level=level,
-            environment=environment,
-            reason=reason,
-        )
+        request = request_of(file, text, chosen, level, environment, reason)
         return controller.follow(controller.stub.Experiment(request))
 
 
@@ -136,10 +129,3 @@ def _check_risky(kinds: List[str], allowed: bool) -> None:
         raise Refused(
             f"risky, and there is nobody to ask: {', '.join(risky)}", hint='"allow_risky": true'
         )
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read it: {error}", where=str(file)) from None

@@ -140,6 +140,35 @@ async def test_an_interrupted_action_ends_its_run(rig: Rig) -> None:
     assert (run.verdict, "interrupted" in run.reason) == ("aborted", True)
 
 
+SCENARIO = """
+title: 20 ms
+targets: {web: {names: [web1]}}
+params: {delay: 20ms, kind: network.latency}
+baseline: 100ms
+recovery: {within: 1s, stable: 100ms}
+timeline:
+  - {fault: "${kind}", for: 100ms, with: {peers: [10.0.0.9], delay: "${delay}"}}
+"""
+
+
+async def test_a_scenario_is_one_action(rig: Rig, tmp_path: Path) -> None:
+    agent = await rig.agent("web1")
+    file = tmp_path / "slow.yaml"
+    file.write_text(SCENARIO)
+    done = await call(rig, actions.run_scenario, str(file), {"delay": "30ms"})
+    assert done["verdict"] == "passed"
+    assert json.loads(agent.applied[0].params)["delay"] == "30ms"
+    assert await call(rig, probes.run_verdict) == "passed"
+    for settings, said in (({"delay": "30"}, "slow.yaml:"), ({"kind": "clock.skew"}, "slow.yaml:")):
+        with pytest.raises(ActivityFailed, match=said):
+            await call(rig, actions.run_scenario, str(file), settings)
+    with pytest.raises(ActivityFailed, match=r"none\.yaml"):
+        await call(rig, actions.run_scenario, str(tmp_path / "none.yaml"))
+    with pytest.raises(ActivityFailed, match="above the ceiling"):
+        await call(rig, actions.run_scenario, str(file), {"delay": "60ms"})
+    assert len(agent.applied) == 1
+
+
 async def test_abort_latches_and_resume_lifts_it(rig: Rig) -> None:
     await rig.agent("web1")
     started = await call(
