@@ -3,7 +3,7 @@
 .PHONY: help setup drill torture test test-unit test-services test-kernel test-vm check proto deb bench catalogue \
 	sim abort-bound fuzz clean
 
-PYTHON_TREES := proto core experiment agent controller ctl lab packaging tests bench
+PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
 BIN := .venv/bin
 
 help: ## print this list

@@ -147,6 +147,7 @@ class Operator(rpc.OperatorServicer):
             async for event in live.timeline.follow():
                 await context.write(event)
             return
+        await self._runs.recorder.flush()
         await self._known_run(request.run)
         for row in await self._store.events(request.run):
             await context.write(pb.RunEvent(**row))

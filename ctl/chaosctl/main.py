@@ -20,6 +20,7 @@ from chaosctl.commands import (
     audit,
     control,
     faults,
+    importing,
     inject,
     nodes,
     pki,
@@ -55,6 +56,7 @@ app.command()(inject.inject)
 app.command()(experiment.run)
 app.command()(experiment.end)
 app.command()(scenario.validate)
+app.command("import")(importing.import_)
 app.command()(runs.watch)
 app.command()(report.report)
 app.command()(control.abort)

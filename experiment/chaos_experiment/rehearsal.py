@@ -122,11 +122,17 @@ def _with_addresses(fault: Fault) -> tuple[Fault, dict[str, str]]:
     if getattr(fault, "topology", ""):
         shape = {"topology": "", "groups": "", "peers": (f"{EXAMPLE_PEER}1/32",)}
         return fault.model_copy(update=shape), {"the other side": f"{EXAMPLE_PEER}1"}
-    names = {name: f"{EXAMPLE_PEER}{n}" for n, name in enumerate(fault.named_peers(), 1)}
+    given = dict.fromkeys((*fault.named("peers"), *fault.named("exclude")))
+    names = {name: f"{EXAMPLE_PEER}{n}" for n, name in enumerate(given, 1)}
     if not names:
         return fault, {}
-    peers = tuple(f"{names[text]}/32" if text in names else text for text in fault.peers)
-    return fault.model_copy(update={"peers": peers}), names
+    told = {
+        field: tuple(
+            f"{names[each]}/32" if each in names else each for each in getattr(fault, field)
+        )
+        for field in ("peers", "exclude")
+    }
+    return fault.model_copy(update=told), names
 
 
 def _beside(one: Rehearsed, before: Sequence[Rehearsed]) -> list[Rehearsed]:

@@ -65,7 +65,7 @@ class Pool:
 def connect() -> Any:
     """A connection on which nothing takes longer than the shop's patience."""
     options = f"-c statement_timeout={int(PATIENCE_S * 1000)}" if PATIENCE_S else ""
-    extra = {"connect_timeout": 1, "tcp_user_timeout": 500} if STURDY else {}
+    extra: Any = {"connect_timeout": 1, "tcp_user_timeout": 500} if STURDY else {}
     return psycopg.connect(DATABASE, options=options, autocommit=True, **extra)
 
 
