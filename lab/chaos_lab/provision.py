@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,10 +60,12 @@ def set_up_node(fleet: Fleet, node: str, profile: str) -> None:
     fleet.exec(node, ["systemctl", "enable", "--now", KEEPER_UNIT, LINK_UNIT], timeout=60)
 
 
-def write_config(fleet: Fleet, node: str, profile: str, extra: str = "") -> None:
+def write_config(
+    fleet: Fleet, node: str, profile: str, extra: str = "", labels: Sequence[str] = ()
+) -> None:
     """The node's own root-owned file, which alone decides its profile."""
     text = (
-        f'[node]\nname = "{node}"\n\n'
+        f'[node]\nname = "{node}"\nlabels = {json.dumps(labels)}\n\n'
         f'[controller]\naddress = "{fleet.seat(CONTROLLER).ip}:{MAIN_PORT}"\n\n'
         f'[envelope]\nprofile = "{profile}"\n{extra}'
     )

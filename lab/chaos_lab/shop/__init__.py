@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Literal
 
+from chaos_lab import provision
 from chaos_lab.fleet import Fleet
 
 Manner = Literal["sturdy", "fragile"]
@@ -65,6 +66,24 @@ server {{
 }}
 """
 
+# What faults may use, as root lists it in a node's agent.toml.
+_LISTED: Final = """
+[hooks.flush-cache]
+run = ["/usr/bin/redis-cli", "flushall"]
+user = "redis"
+
+[hooks.gc]
+run = ["/usr/bin/true"]
+user = "nobody"
+
+[postgres.shop]
+dsn = "postgresql://shop@{store}:5432/shop"
+password_file = "/etc/chaos/shop.password"
+
+[redis.sessions]
+url = "redis://{store}:6379/0"
+"""
+
 _MANNERS: Final[dict[Manner, str]] = {
     "sturdy": """\
 proxy_connect_timeout 300ms;
@@ -83,8 +102,17 @@ def url(fleet: Fleet) -> str:
     return f"http://{fleet.seat(FRONT).ip}"
 
 
-def open_up(fleet: Fleet, manner: Manner, *, say: Callable[[str], None]) -> None:
-    """Set the shop up in this manner, also where it is open already; waits until it sells."""
+def open_up(
+    fleet: Fleet, manner: Manner, *, profile: str = "staging", say: Callable[[str], None]
+) -> None:
+    """Set the shop up in this manner, also where it is open already; waits until it sells.
+
+    Its nodes get labels, ``profile``, and the lists of what faults may use.
+    """
+    say(f"{', '.join(LABELS)}: labels, hooks, databases")
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: _tell_agent(fleet, node, profile), LABELS))
+    provision.wait_connected(fleet)
     say(f"{STORE}: PostgreSQL and Redis")
     _store(fleet)
     say(f"{', '.join(APPS)}: the application, {manner}; {FRONT}: nginx")
@@ -93,6 +121,13 @@ def open_up(fleet: Fleet, manner: Manner, *, say: Callable[[str], None]) -> None
     _front(fleet, manner)
     fleet.exec(FRONT, ["curl", "-fsS", "--retry", "40", "--retry-delay", "1",
                        "--retry-all-errors", "http://127.0.0.1/item/1"], timeout=90)  # fmt: skip
+
+
+def _tell_agent(fleet: Fleet, node: str, profile: str) -> None:
+    listed = _LISTED.format(store=fleet.seat(STORE).ip)
+    fleet.put(node, "/etc/chaos/shop.password", "shop\n", 0o600)
+    provision.write_config(fleet, node, profile, listed, LABELS[node])
+    fleet.exec(node, ["systemctl", "restart", provision.KEEPER_UNIT, provision.LINK_UNIT])
 
 
 def _store(fleet: Fleet) -> None:
