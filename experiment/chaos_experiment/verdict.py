@@ -133,9 +133,11 @@ def slo_rows(slo: Slo, found: Figures) -> list[SloRow]:
     """Each target that was set beside what was measured."""
     rows: list[SloRow] = []
     if slo.mttr is not None:
-        never_bad = found.detection is None and found.error_rate is not None
-        nothing = "nothing to repair" if never_bad else "never repaired"
-        rows.append(_at_most("MTTR", slo.mttr, found.mttr, "duration", nothing, never_bad))
+        # What was felt only after the faults' end, if at all, was repaired with the recovery.
+        unfelt = found.mttr is None and found.detection is None
+        took = found.recovery if unfelt else found.mttr
+        row = _at_most("MTTR", slo.mttr, took, "duration", "never repaired")
+        rows.append(row.model_copy(update={"measured": "nothing to repair"}) if took == 0 else row)
     if slo.error_rate is not None:
         rows.append(_at_most("error rate", slo.error_rate, found.error_rate, "percent"))
     if slo.availability is not None:
@@ -149,7 +151,7 @@ def slo_rows(slo: Slo, found: Figures) -> list[SloRow]:
         nothing = "no answer at all" if found.lost else "not measured"
         rows.append(_at_most("latency added (p99)", slo.latency_added, added, "duration", nothing))
     if slo.recovery is not None:
-        row = _at_most("recovery time", slo.recovery, found.recovery, "duration", "not recovered")
+        row = _at_most("recovery time", slo.recovery, found.recovery, "duration", "no recovery")
         rows.append(row)
     return rows
 
@@ -160,11 +162,10 @@ def _at_most(
     value: float | None,
     unit: str,
     nothing: str = "not measured",
-    held: bool = False,
 ) -> SloRow:
-    """A row of a target that is an upper bound; ``nothing`` and ``held`` are for no value."""
+    """A row of a target that is an upper bound; ``nothing`` says why there is no value."""
     measured = nothing if value is None else show(value, unit)
-    held = held if value is None else value <= target
+    held = value is not None and value <= target
     return SloRow(name=name, target=f"≤ {show(target, unit)}", measured=measured, held=held)
 
 
@@ -195,7 +196,7 @@ def score(record: Record) -> float | None:
         score = 100 · Σ weight · share / Σ weight, of the parts that the run has
 
         continuity  40   (availability − 90 %) / 10 %                  from T to steady again
-        recovery    30   1 at ≤ 10 s, 0 at ≥ 300 s, between by log(time)   0: not recovered
+        recovery    30   1 at ≤ 10 s, 0 at ≥ 300 s, between by log(time)   0: no recovery
         latency     10   1 − added p99 / 500 ms                        0: no answer at all
         objectives  20   share of the checks during and after the faults, and of the SLO
                          rows, that held
@@ -223,7 +224,7 @@ def score_parts(record: Record) -> list[Part]:
         Part("continuity", 40, _between(found.availability, LOW_AVAILABILITY, 100.0),
              f"availability {show(found.availability, 'percent')}"),
         Part("recovery", 30, _recovered(found.recovery),
-             "not recovered" if found.recovery is None else show(found.recovery, "duration")),
+             "no recovery" if found.recovery is None else show(found.recovery, "duration")),
     ]  # fmt: skip
     if found.lost:
         parts.append(Part("latency", 10, 0.0, "no answer at all"))

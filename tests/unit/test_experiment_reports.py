@@ -155,6 +155,10 @@ def test_the_sample_that_decided() -> None:
     )
     assert f"{worst / 1000:.1f} ms" in content.decisive(PASSED)
     assert content.decisive(EMPTY) == ""
+    guarded = ABORTED.model_copy(update={"checks": []})
+    assert content.decisive(guarded).startswith("Decided at T+0:17: abort: shop.error_rate > 5%")
+    by_hand = guarded.model_copy(update={"events": []})
+    assert content.decisive(by_hand) == "", "an operator decided"
 
 
 def test_the_parts_of_the_score_add_up_to_it() -> None:

@@ -86,12 +86,19 @@ def test_what_was_asked_for_and_not_measured_is_not_held() -> None:
     assert verdict.slo_rows(Slo(), Figures()) == []
 
 
-def test_mttr_is_held_when_nothing_broke_and_not_when_nothing_was_repaired() -> None:
-    mttr = Slo(mttr=Duration.parse("30s"))
-    (row,) = verdict.slo_rows(mttr, Figures(error_rate=0.0))
-    assert (row.held, row.measured) == (True, "nothing to repair")
-    (row,) = verdict.slo_rows(mttr, Figures(error_rate=0.0, detection=3 * S))
-    assert (row.held, row.measured) == (False, "never repaired")
+@pytest.mark.parametrize(
+    ("found", "held", "measured"),
+    [
+        (Figures(recovery=0), True, "nothing to repair"),
+        (Figures(recovery=40 * S), False, "40.00 s"),  # felt only after the faults' end
+        (Figures(detection=3 * S), False, "never repaired"),
+        (Figures(detection=3 * S, mttr=29 * S, recovery=1 * S), True, "29.00 s"),
+        (Figures(), False, "never repaired"),
+    ],
+)
+def test_time_to_repair(found: Figures, held: bool, measured: str) -> None:
+    (row,) = verdict.slo_rows(Slo(mttr=Duration.parse("30s")), found)
+    assert (row.held, row.measured) == (held, measured)
 
 
 def test_no_answer_at_all_is_no_latency() -> None:

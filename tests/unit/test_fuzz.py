@@ -14,7 +14,13 @@ from tests.fuzz.controller_wire import stage
 from tests.fuzz.dice import Dice
 from tests.fuzz.harness import Check, Finding, Target, play
 
-SAMPLE = {"fault_params": 300, "keeper_messages": 15, "agent_files": 60, "link_wire": 1}
+SAMPLE = {
+    "fault_params": 300,
+    "keeper_messages": 15,
+    "agent_files": 60,
+    "record_files": 30,
+    "link_wire": 1,
+}
 TARGETS = {target.name: target for target in targets()}
 
 
@@ -48,6 +54,10 @@ MUTANTS: dict[str, tuple[str, str, Any]] = {
     "nothing is protected": (
         *("fault_params", "chaos_core.faults._network._protected_rules"),
         lambda *_: (),
+    ),
+    "texts are markup": (
+        *("record_files", "xml.etree.ElementTree._escape_cdata"),
+        lambda text, *_: text,
     ),
     "a damaged line is passed over": (
         *("agent_files", "chaos_agent.journal.Journal.damaged"),

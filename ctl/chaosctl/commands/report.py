@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chaos_experiment.compare import Comparison
     from chaos_experiment.record import Record
 
-MAX_BYTES = 64 << 20  # of a record's file; one of an hour at 20 probes has a tenth of it
+MAX_BYTES = 64 << 20  # of a record's file; one of an hour with 20 probes has 20 MiB
 
 RunsArgument = Annotated[
     list[str], typer.Argument(metavar="RUN|FILE…", help="Runs, or files that `-o json` wrote.")

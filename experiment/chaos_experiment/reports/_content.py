@@ -65,19 +65,22 @@ def judged(check: Check) -> str:
 def decisive(record: Record) -> str:
     """The sample that decided the verdict, in a sentence; empty when none did.
 
-    Of an abort its condition; of a failure the first check that did not hold, else the
-    first target of the SLO table; of what passed the worst second while it was hurt.
+    Of an abort its condition (none when an operator did it); of a failure the first check that
+    did not hold, else the first such target of the SLO table; of what passed the worst second
+    while it was hurt.
     """
+    guard = next((event for event in record.events if event.what == "guard"), None)
     if record.verdict == "aborted":
         wanted = [c for c in record.checks if c.phase == "abort" and not holds(c)]
+        if not wanted:
+            return f"Decided at {clock(record, guard.at_us)}: {guard.text}" if guard else ""
     elif record.verdict == "passed":
         return _worst_second(record)
     else:
         wanted = [c for c in record.checks if not holds(c)]
     if wanted:
         check = wanted[0]
-        at = next((e.at_us for e in record.events if e.what == "guard"), None)
-        when = f" at {clock(record, at)}" if check.phase == "abort" and at is not None else ""
+        when = f" at {clock(record, guard.at_us)}" if check.phase == "abort" and guard else ""
         return f"Decided by {check.condition}: {check.measured} ({check.phase}{when})"
     rows = [row for row in record.slo if not row.held]
     return f"Decided by {rows[0].name} {rows[0].target}: {rows[0].measured}" if rows else ""
