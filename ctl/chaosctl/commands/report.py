@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chaos_core.errors import ChaosError, InvalidInput, Unsupported
+from chaos_core.errors import ChaosError, InvalidInput
 from chaosctl import output
-from chaosctl.options import ControllerOption, Output, OutputOption, PkiOption
+from chaosctl.options import ControllerOption, Output, OutputOption, PkiOption, target
 
 if TYPE_CHECKING:
     from chaos_experiment.compare import Comparison
@@ -79,11 +79,14 @@ def load(name: str, controller: str = "", pki: Path | None = None) -> Record:
     return parse(fetch(name, controller, pki), name)
 
 
-def fetch(run: str, controller: str, pki: Path | None) -> bytes:  # noqa: ARG001
+def fetch(run: str, controller: str, pki: Path | None) -> bytes:
     """The JSON of a run's record, from the controller."""
-    raise Unsupported(
-        f"{run}: the controller gives no records yet", hint="name the record's file, RUN.json"
-    )
+    from chaosctl import client
+
+    request = client.chaos_pb2.GetRecordRequest(run=run)
+    with client.operator(target(controller, pki)) as stub:
+        parts = [part.json for part in stub.GetRecord(request, timeout=client.ANSWER_S)]
+    return "".join(parts).encode()
 
 
 def parse(data: bytes, where: str) -> Record:

@@ -183,7 +183,8 @@ class _Played:
 
     def play(self, chosen: list[_Chosen], pause: Duration, fail_fast: bool) -> None:
         """One after another; until one does not pass if it is to end there."""
-        from chaosctl import records, timeline
+        from chaosctl import timeline
+        from chaosctl.commands import report
 
         for number, each in enumerate(chosen, 1):
             if number > 1:
@@ -198,7 +199,8 @@ class _Played:
             with timeline.view(as_json=self._as_json, duration_us=length) as shown:
                 following = Following(self._whom, shown)
                 following.follow(request)
-            self._records.append(records.fetch(self._whom, following.run))
+            data = report.fetch(following.run, self._whom.controller, self._whom.pki)
+            self._records.append(report.parse(data, following.run))
             ended = following.verdict == "aborted"
             if ended or (fail_fast and following.verdict != "passed"):
                 left = len(chosen) - number
