@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -349,11 +350,22 @@ def test_mistakes_in_a_timeline(items: str, says: str) -> None:
 def test_a_document_is_bounded() -> None:
     assert "longer than 256 KiB" in refused("title: " + "x" * 262_144)
     assert "nested more than 16 deep" in refused("title: " + "[" * 5000)
+    assert "more than 4000 values" in refused("title: [" + "a, " * 4001 + "a]")
+    assert "longer than 4096 characters" in refused("params: {a: " + "x" * 4097 + "}\n")
+    much = "params: {a: " + "x" * 4096 + "}\ntags: ["
+    assert "too long with its params" in refused(much + '"${a}", ' * 300 + "]\n")
     assert "a second document" in refused("a: 1\n---\nb: 2\n")
-    assert "half of a character" in refused('title: "\\ud800"')
-    assert "an escape of no character" in refused('title: "\\U00110000"')
     assert "no fields" in refused("")
     assert "no fields" in refused("- a\n- b\n")
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, yaml.CSafeLoader])
+def test_characters_that_do_not_exist_are_refused(
+    loader: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_LOADER", loader)
+    for text in ('title: "\\ud800"', 'title: "\\U00110000"', "title: \x07", "title: \ud800"):
+        assert refused(text).startswith("shop.yaml")
 
 
 @settings(max_examples=60, deadline=None)
