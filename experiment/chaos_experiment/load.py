@@ -29,6 +29,8 @@ from chaos_experiment.source import Path, Source, read
 from chaos_experiment.targets import Target
 
 MAX_SHOWN: Final = 8
+_MAX_FOUND: Final = 20  # problems, after which nobody looks for more
+_MAX_NAMES: Final = 100  # of params, targets, probes, levels or environments
 _EXAMPLE_NODE: Final = ("node", "192.0.2.1")  # TEST-NET-1, RFC 5737
 _CHECKED: Final = ("preflight", "steady_state", "during", "abort_when")
 
@@ -90,6 +92,10 @@ class _Loader:
     wheres: dict[str, Condition] = field(default_factory=dict)
 
     def run(self, text: str, settings: Mapping[str, str], level: str, environment: str) -> Loaded:
+        for part in ("params", "targets", "probes", "levels", "environments"):
+            if len(mapping(self.source.data.get(part))) > _MAX_NAMES:
+                where = self.source.place((part,))
+                raise InvalidInput(f"more than {_MAX_NAMES}", where=where, hint="several scenarios")
         environment = environment or text_of(self.source.data.get("environment"))
         values = params.values(self.source, settings, level, environment, self.problem)
         filled = params.filled(self.source, values, self.problem)
@@ -139,6 +145,8 @@ class _Loader:
     def problem(self, path: Path, what: str, hint: str = "") -> None:
         place = self.source.place(path)
         self.problems.setdefault(place, InvalidInput(what, where=place, hint=hint))
+        if len(self.problems) >= _MAX_FOUND:
+            self._give_up_if_bad()
 
     def report(self, path: Path, error: InvalidInput) -> None:
         self.problem(path, error.what, error.hint)
@@ -155,7 +163,8 @@ class _Loader:
         ]
         if len(found) > MAX_SHOWN:
             lines.append(f"  and {len(found) - MAX_SHOWN} more")
-        raise InvalidInput("\n".join([f"{len(found)} problems", *lines]), where=self.source.name)
+        count = f"{len(found)} problems{' or more' if len(found) >= _MAX_FOUND else ''}"
+        raise InvalidInput("\n".join([count, *lines]), where=self.source.name)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────
 

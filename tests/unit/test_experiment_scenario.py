@@ -338,6 +338,7 @@ def test_what_the_operator_adds_is_checked(how: dict[str, Any], says: str) -> No
         ("- parallel: [{for: 5s, fault: cpu.stress}]", "timeline[0].parallel[0].with.percent"),
         ("- repeat: {times: 0, do: [pause: 1s]}", "timeline[0].repeat.times"),
         ("- repeat: {time: 1, do: [pause: 1s]}", "unknown field 'time' (did you mean 'times'?)"),
+        ("- {hook: a b}", "timeline[0].hook: hook: 'a b' is not a hook's name"),
         ("- {hook: a, for: 5s, with: {}}", "timeline[0].with: unknown field 'with'"),
     ],
 )  # fmt: skip
@@ -351,6 +352,9 @@ def test_a_document_is_bounded() -> None:
     assert "longer than 256 KiB" in refused("title: " + "x" * 262_144)
     assert "nested more than 16 deep" in refused("title: " + "[" * 5000)
     assert "more than 4000 values" in refused("title: [" + "a, " * 4001 + "a]")
+    names = ", ".join(f"k{number}: 1" for number in range(101))
+    assert "yaml:1:params: more than 100" in refused("params: {" + names + "}\n")
+    assert "20 problems or more" in refused("title: x\n" + names.replace(", ", "\n"))
     assert "longer than 4096 characters" in refused("params: {a: " + "x" * 4097 + "}\n")
     much = "params: {a: " + "x" * 4096 + "}\ntags: ["
     assert "too long with its params" in refused(much + '"${a}", ' * 300 + "]\n")
