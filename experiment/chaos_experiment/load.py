@@ -15,8 +15,9 @@ from pydantic import ValidationError
 
 from chaos_core import faults
 from chaos_core.errors import InvalidInput
-from chaos_experiment import conditions, probes, timeline, tolerances, wording
+from chaos_experiment import conditions, params, probes, timeline, tolerances, wording
 from chaos_experiment.conditions import Condition
+from chaos_experiment.params import mapping, text_of, texts
 from chaos_experiment.plan import Plan, Slo
 from chaos_experiment.probes import Mode, Probe
 from chaos_experiment.scenario import (
@@ -28,10 +29,9 @@ from chaos_experiment.source import Path, Source, read
 from chaos_experiment.targets import Target
 
 MAX_SHOWN: Final = 8
-_HOLE: Final = re.compile(r"\$(\$?)\{([^{}]*)\}")
-_NODE_FIELDS: Final = ("node.name", "node.address")
+_MAX_FOUND: Final = 20  # problems, after which nobody looks for more
+_MAX_NAMES: Final = 100  # of params, targets, probes, levels or environments
 _EXAMPLE_NODE: Final = ("node", "192.0.2.1")  # TEST-NET-1, RFC 5737
-_UNFILLED: Final = ("params", "levels", "environments")
 _CHECKED: Final = ("preflight", "steady_state", "during", "abort_when")
 
 # When a probe looks, by its mode; preflight looks before the baseline begins.
@@ -61,8 +61,8 @@ class Loaded:
 
     def probe_on(self, target: str, node: str, address: str) -> Probe:
         """The probe of a target's ``where``, as it looks at one node."""
-        cls, params = self._per_node[self.wheres[target].probe]
-        return cls.model_validate(_for_node(params, node, address))
+        cls, given = self._per_node[self.wheres[target].probe]
+        return cls.model_validate(_for_node(given, node, address))
 
 
 def load(
@@ -92,10 +92,13 @@ class _Loader:
     wheres: dict[str, Condition] = field(default_factory=dict)
 
     def run(self, text: str, settings: Mapping[str, str], level: str, environment: str) -> Loaded:
-        written = self.source.data
-        environment = environment or _text(written.get("environment"))
-        params = self._params(settings, level, environment)
-        filled = self._filled(params, _HoleNames(written))
+        for part in ("params", "targets", "probes", "levels", "environments"):
+            if len(mapping(self.source.data.get(part))) > _MAX_NAMES:
+                where = self.source.place((part,))
+                raise InvalidInput(f"more than {_MAX_NAMES}", where=where, hint="several scenarios")
+        environment = environment or text_of(self.source.data.get("environment"))
+        values = params.values(self.source, settings, level, environment, self.problem)
+        filled = params.filled(self.source, values, self.problem)
         scenario = self._model(filled)
         self._probes(filled)
         self._conditions(filled)
@@ -130,7 +133,7 @@ class _Loader:
             plan=plan,
             probes={name: one for name, one in self.probes.items() if name not in where_probes},
             targets=scenario.targets,
-            params=params,
+            params=values,
             level=level,
             environment=environment,
             wheres=self.wheres,
@@ -142,6 +145,8 @@ class _Loader:
     def problem(self, path: Path, what: str, hint: str = "") -> None:
         place = self.source.place(path)
         self.problems.setdefault(place, InvalidInput(what, where=place, hint=hint))
+        if len(self.problems) >= _MAX_FOUND:
+            self._give_up_if_bad()
 
     def report(self, path: Path, error: InvalidInput) -> None:
         self.problem(path, error.what, error.hint)
@@ -158,73 +163,8 @@ class _Loader:
         ]
         if len(found) > MAX_SHOWN:
             lines.append(f"  and {len(found) - MAX_SHOWN} more")
-        raise InvalidInput("\n".join([f"{len(found)} problems", *lines]), where=self.source.name)
-
-    # ── parameters ────────────────────────────────────────────────────────────────────
-
-    def _params(self, settings: Mapping[str, str], level: str, environment: str) -> dict[str, str]:
-        """What each stands for. What is not a mapping of texts is the models' to refuse."""
-        data = self.source.data
-        params = {name: _text(value) for name, value in _mapping(data.get("params")).items()}
-        for part in ("environments", "levels"):
-            for name, values in _mapping(data.get(part)).items():
-                for key in _mapping(values):
-                    if key not in params:
-                        hint = faults.nearest(key, params) if params else "declare it in params"
-                        self.problem((part, name, key), f"there is no param {key!r}", hint)
-        environments = dict(_mapping(data.get("environments")))
-        slo = _mapping(data.get("slo"))
-        places = {**environments, **{key: {} for key in slo if isinstance(slo[key], dict)}}
-        for chosen, named, option in (
-            (environment, places, "environment"),
-            (level, _mapping(data.get("levels")), "level"),
-        ):
-            if not chosen:
-                continue
-            if chosen not in named:
-                hint = faults.nearest(chosen, named) if named else f"it has no {option}s"
-                raise InvalidInput(
-                    f"there is no {option} {chosen!r}", where=self.source.name, hint=hint
-                )
-            values = _mapping(
-                environments.get(chosen) if option == "environment" else named[chosen]
-            )
-            params |= {key: _text(value) for key, value in values.items() if key in params}
-        for key in settings:
-            if key not in params:
-                raise InvalidInput(
-                    f"--set {key}: there is no such param",
-                    where=self.source.name,
-                    hint=faults.nearest(key, params) if params else "it has none",
-                )
-        return {**params, **settings}
-
-    def _filled(self, params: Mapping[str, str], used: _HoleNames) -> dict[str, Any]:
-        """The document with every ``${name}`` replaced, but where params themselves stand."""
-
-        def walk(value: Any, path: Path) -> Any:
-            if isinstance(value, dict):
-                return {key: walk(each, (*path, key)) for key, each in value.items()}
-            if isinstance(value, list):
-                return [walk(each, (*path, number)) for number, each in enumerate(value)]
-            return _HOLE.sub(lambda hole: fill(hole, path), value)
-
-        def fill(hole: re.Match[str], path: Path) -> str:
-            escaped, name = hole.groups()
-            if escaped:
-                return "${" + name + "}"
-            if name in params:
-                return params[name]
-            if path[0] != "probes" or name not in _NODE_FIELDS:
-                hint = faults.nearest(name, params) if params else "declare it in params"
-                self.problem(path, f"${{{name}}} is not declared in params", hint)
-            return hole[0]
-
-        for name in params:
-            if name not in used.names:
-                self.problem(("params", name), f"param {name!r} is not used", f"write ${{{name}}}")
-        data = self.source.data
-        return {key: v if key in _UNFILLED else walk(v, (key,)) for key, v in data.items()}
+        count = f"{len(found)} problems{' or more' if len(found) >= _MAX_FOUND else ''}"
+        raise InvalidInput("\n".join([count, *lines]), where=self.source.name)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────
 
@@ -238,40 +178,40 @@ class _Loader:
             return None
 
     def _probes(self, data: Mapping[str, Any]) -> None:
-        for name, spec in _mapping(data.get("probes")).items():
+        for name, spec in mapping(data.get("probes")).items():
             path = ("probes", name)
             if not isinstance(spec, dict) or len(spec) != 1:
                 self.problem(path, "a probe has exactly one kind", "like {http: {url: …}}")
                 continue
-            kind, params = next(iter(spec.items()))
+            kind, given = next(iter(spec.items()))
             if kind not in self.kinds:
                 hint = faults.nearest(kind, self.kinds) if self.kinds else ""
                 self.problem((*path, kind), f"unknown kind of probe {kind!r}", hint)
                 continue
             cls = self.kinds[kind]
             try:
-                made = cls.model_validate(_for_node(_mapping(params), *_EXAMPLE_NODE))
+                made = cls.model_validate(_for_node(mapping(given), *_EXAMPLE_NODE))
             except ValidationError as error:
                 for each in error.errors(include_url=False):
                     what, hint = wording.words(each, cls)
                     self.problem((*path, kind, *each["loc"]), what, hint or _example(cls))
                 continue
             self.probes[name] = made
-            self.raw_probes[name] = cls, _mapping(params)
+            self.raw_probes[name] = cls, mapping(given)
 
     def _conditions(self, data: Mapping[str, Any]) -> None:
-        declared = _mapping(data.get("probes"))
-        for name, spec in _mapping(data.get("targets")).items():
-            where = _text(_mapping(spec).get("where"))
+        declared = mapping(data.get("probes"))
+        for name, spec in mapping(data.get("targets")).items():
+            where = text_of(mapping(spec).get("where"))
             if where:
                 found = self._condition(("targets", name, "where"), where, declared)
                 if found:
                     self.wheres[name] = found
         per_node = {condition.probe for condition in self.wheres.values()}
         for name in declared:
-            texts = list(_texts(declared[name]))
+            holes = [f"${{{each}}}" for each in params.NODE_FIELDS]
             if name not in per_node and any(
-                f"${{{each}}}" in t for t in texts for each in _NODE_FIELDS
+                hole in text for text in texts(declared[name]) for hole in holes
             ):
                 what = "${node.…} is for the probe of a target's `where` only"
                 self.problem(("probes", name), what, "give it an address")
@@ -281,7 +221,7 @@ class _Loader:
             rows = data.get(part)
             for number, text in enumerate(rows if isinstance(rows, list) else ()):
                 path = (part, number)
-                found = self._condition(path, _text(text), declared)
+                found = self._condition(path, text_of(text), declared)
                 if found is None:
                     continue
                 self._sees(path, part, found, per_node)
@@ -327,13 +267,13 @@ class _Loader:
             self.problem(path, what, f"mode: one of {modes}")
 
     def _fault(self, path: Path, item: Mapping[str, Any]) -> None:
-        kind = _text(item.get("fault"))
+        kind = text_of(item.get("fault"))
         try:
             cls = faults.lookup(kind)
         except InvalidInput as error:
             return self.report((*path, "fault"), error)
-        given = dict(_mapping(item.get("with")))
-        ramp = _mapping(item.get("ramp"))
+        given = dict(mapping(item.get("with")))
+        ramp = mapping(item.get("ramp"))
         ends: list[dict[str, Any]] = [{}]
         if isinstance(ramp.get("param"), str):
             name = ramp["param"]
@@ -377,14 +317,6 @@ class _Loader:
         return Slo()
 
 
-class _HoleNames:
-    """Which params a document uses."""
-
-    def __init__(self, data: Mapping[str, Any]) -> None:
-        texts = (t for key, value in data.items() if key not in _UNFILLED for t in _texts(value))
-        self.names = {name for t in texts for escaped, name in _HOLE.findall(t) if not escaped}
-
-
 def _settled(given: SloTargets) -> Slo:
     def percent(value: int | None) -> float | None:
         return None if value is None else value / 10_000
@@ -422,22 +354,6 @@ def _for_node(value: Any, node: str, address: str) -> Any:
 def _example(cls: type[Probe]) -> str:
     shown = ", ".join(f"{key}: {value}" for key, value in cls.example.items())
     return f"for example {{{shown}}}" if shown else ""
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _texts(each)
 
 
 def _line_number(where: str) -> int:

@@ -17,8 +17,12 @@ from chaos_core.errors import InvalidInput
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 16
+MAX_VALUES: Final = 4000  # of texts, lists and mappings: a controller reads it between two beats
 
 Path = tuple[str | int, ...]
+
+# libyaml's is ten times as fast; not every build of PyYAML has it.
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def read(text: str, name: str) -> Source:
         raise InvalidInput(f"longer than {MAX_BYTES // 1024} KiB", where=name)
     reader = _Reader(name)
     try:
-        data = reader.document(yaml.parse(text, Loader=yaml.SafeLoader))
+        data = reader.document(yaml.parse(text, Loader=_LOADER))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)  # none for bytes that are no text
         where = f"{name}:{mark.line + 1}" if mark else name
@@ -96,6 +100,8 @@ class _Reader:
         if len(path) > MAX_DEPTH:
             raise self._refusal(event, f"nested more than {MAX_DEPTH} deep", "")
         self.lines.setdefault(path, _line(event))
+        if len(self.lines) > MAX_VALUES:
+            raise self._refusal(event, f"more than {MAX_VALUES} values", "several scenarios")
         if isinstance(event, yaml.ScalarEvent):
             if any("\ud800" <= character <= "\udfff" for character in event.value):
                 raise self._refusal(event, "half of a character (a surrogate)", "leave it out")

@@ -138,7 +138,11 @@ class Timeline:
         if at + length > MAX_TIMELINE:
             problem = InvalidInput(f"ends at {Duration(at + length)}, after {MAX_TIMELINE}")
             self.report(path, problem)
-        fault = faults.parse(kind, params)
+        try:
+            fault = faults.parse(kind, params)
+        except InvalidInput as error:  # of a hook: the others were looked at before
+            self.report((*path, "hook"), error)
+            return
         canonical = fault.model_dump(mode="json", exclude_defaults=True)
         where = self.source.line(path)
         self.steps.append(

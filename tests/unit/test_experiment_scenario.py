@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -337,6 +338,7 @@ def test_what_the_operator_adds_is_checked(how: dict[str, Any], says: str) -> No
         ("- parallel: [{for: 5s, fault: cpu.stress}]", "timeline[0].parallel[0].with.percent"),
         ("- repeat: {times: 0, do: [pause: 1s]}", "timeline[0].repeat.times"),
         ("- repeat: {time: 1, do: [pause: 1s]}", "unknown field 'time' (did you mean 'times'?)"),
+        ("- {hook: a b}", "timeline[0].hook: hook: 'a b' is not a hook's name"),
         ("- {hook: a, for: 5s, with: {}}", "timeline[0].with: unknown field 'with'"),
     ],
 )  # fmt: skip
@@ -349,11 +351,25 @@ def test_mistakes_in_a_timeline(items: str, says: str) -> None:
 def test_a_document_is_bounded() -> None:
     assert "longer than 256 KiB" in refused("title: " + "x" * 262_144)
     assert "nested more than 16 deep" in refused("title: " + "[" * 5000)
+    assert "more than 4000 values" in refused("title: [" + "a, " * 4001 + "a]")
+    names = ", ".join(f"k{number}: 1" for number in range(101))
+    assert "yaml:1:params: more than 100" in refused("params: {" + names + "}\n")
+    assert "20 problems or more" in refused("title: x\n" + names.replace(", ", "\n"))
+    assert "longer than 4096 characters" in refused("params: {a: " + "x" * 4097 + "}\n")
+    much = "params: {a: " + "x" * 4096 + "}\ntags: ["
+    assert "too long with its params" in refused(much + '"${a}", ' * 300 + "]\n")
     assert "a second document" in refused("a: 1\n---\nb: 2\n")
-    assert "half of a character" in refused('title: "\\ud800"')
-    assert "an escape of no character" in refused('title: "\\U00110000"')
     assert "no fields" in refused("")
     assert "no fields" in refused("- a\n- b\n")
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, yaml.CSafeLoader])
+def test_characters_that_do_not_exist_are_refused(
+    loader: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_LOADER", loader)
+    for text in ('title: "\\ud800"', 'title: "\\U00110000"', "title: \x07", "title: \ud800"):
+        assert refused(text).startswith("shop.yaml")
 
 
 @settings(max_examples=60, deadline=None)
