@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from chaos_experiment.probes import kinds
+from chaos_experiment.probes._page import page
 
 KINDS = {
     *("http", "tcp", "dns", "grpc", "prometheus", "alertmanager", "postgres", "redis", "etcd"),
@@ -56,3 +58,8 @@ def test_checking_a_scenario_loads_no_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert shown.stdout == "[]\n"
+
+
+def test_the_page_of_probes_is_as_they_are() -> None:
+    """`tools/probes-page.py` writes it."""
+    assert (Path(__file__).parents[2] / "docs/probes.md").read_text() == page()

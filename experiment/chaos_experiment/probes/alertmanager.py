@@ -28,8 +28,9 @@ SEVERITIES: Final[Mapping[str, int]] = {
 
 class Alertmanager(Probe):
     """The value is 0 for P0 to 4 for P4, of the worst alert that is active, not silenced and
-    not inhibited; without one there is no value, and that is well. An alert whose label
-    ``severity`` is missing or is another word counts as P0: it may be one."""
+    not inhibited; without one there is no value, and that is well. The label
+    ``severity`` is P0 to P4, or else critical (P0), error (P1), warning (P2), info (P3) or none
+    (P4). Without it, or with another word, an alert counts as P0: it may be one."""
 
     kind = "alertmanager"
     summary = "the worst active alert, as P0 to P4"
