@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from chaos_experiment.probes import Probe, kinds
+from chaos_experiment.probes.tcp import Tcp
 
 _HEAD: Final = """# Probes
 
@@ -33,7 +34,7 @@ _VALUE: Final = {"duration": "a time", "percent": "a share", "": "a number"}
 
 def page() -> str:
     """The whole file."""
-    common = "".join(_row(name, Probe) for name in Probe.model_fields)
+    common = "".join(_row(name, Tcp) for name in Probe.model_fields)
     return _HEAD + common + "".join(_section(kind) for kind in kinds().values())
 
 
