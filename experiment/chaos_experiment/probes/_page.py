@@ -41,12 +41,12 @@ def page() -> str:
 def _section(kind: type[Probe]) -> str:
     own = [name for name in kind.model_fields if name not in Probe.model_fields]
     example = kind.model_validate(kind.example)
-    lines = "\n".join(f"{key}: {_yaml(value)}" for key, value in kind.example.items())
+    lines = "\n".join(f"      {key}: {_yaml(value)}" for key, value in kind.example.items())
     value = "the latency" if example.latency else _VALUE[example.unit]
     return (
         f"\n## {kind.kind}\n\n{kind.summary[0].upper()}{kind.summary[1:]}. "
         f"Value in the example: {value}.\n{inspect.cleandoc(kind.__doc__ or '')}\n\n"
-        f"```yaml\nkind: {kind.kind}\n{lines}\n```\n\n"
+        f"```yaml\nprobes:\n  shop:\n    {kind.kind}:\n{lines}\n```\n\n"
         "| parameter | default | meaning |\n|---|---|---|\n"
         + "".join(_row(name, kind) for name in own)
     )

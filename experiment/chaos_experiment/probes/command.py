@@ -62,7 +62,10 @@ class Command(Probe):
             if process.returncode is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                # It is over for asyncio once its pipes are, which need somebody to read them
+                # and may be held by whoever left its group.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(process.communicate(), 1)
         if code:
             last = (errors.strip() or out.strip()).rpartition("\n")[2]
             how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
