@@ -56,8 +56,12 @@ class Command(Probe):
         try:
             assert process.stdout
             assert process.stderr
-            out, errors = await asyncio.gather(_head(process.stdout), _head(process.stderr))
+            async with asyncio.TaskGroup() as both:
+                printed = both.create_task(_head(process.stdout))
+                complained = both.create_task(_head(process.stderr))
             code = await process.wait()
+        except ExceptionGroup as group:
+            return Seen(False, None, str(group.exceptions[0]))
         finally:
             if process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -66,6 +70,7 @@ class Command(Probe):
                 # and may be held by whoever left its group.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(process.communicate(), 1)
+        out, errors = printed.result(), complained.result()
         if code:
             last = (errors.strip() or out.strip()).rpartition("\n")[2]
             how = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
