@@ -22,6 +22,8 @@ packages=(
     # Python as in the VMs, and what python-iptables' C extension is compiled with
     python3 python3-venv python3-dev gcc libc6-dev
     ca-certificates make
+    # with those databases, what the probes' tests run private instances of
+    prometheus prometheus-alertmanager etcd-server
 )
 missing=()
 for package in "${packages[@]}"; do
@@ -40,9 +42,9 @@ if ((${#missing[@]})); then
     apt-get update -qq || refuse "apt-get update failed"
     apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null ||
         refuse "apt-get could not install: ${missing[*]}"
-    for service in postgresql redis-server memcached; do
+    for service in postgresql redis-server memcached prometheus prometheus-alertmanager etcd-server; do
         if command -v systemctl >/dev/null && [[ " ${missing[*]} " == *" $service "* ]]; then
-            systemctl --quiet disable "$service"
+            systemctl --quiet disable "${service/etcd-server/etcd}"
         fi
     done
 fi

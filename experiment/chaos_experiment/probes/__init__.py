@@ -30,7 +30,7 @@ Unit = Literal["duration", "percent", ""]
 Emit = Callable[[Observation], None]
 
 # What a scenario calls something by that only the controller has: a secret, a command.
-Name = Annotated[str, Field(pattern=r"\A[a-z0-9][a-z0-9_-]{0,31}\Z")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 
 
 class Mode(StrEnum):
@@ -143,11 +143,9 @@ class Probe(BaseModel, ABC):
         """What looks many times. A kind that keeps connections open overrides it."""
         yield partial(self.measure, context)
 
-    async def check(self, context: Context) -> str:
-        """What is wrong with it that waiting will not mend, such as a query that cannot be
-        parsed; empty when nothing is, or when nobody can tell now."""
-        del context
-        return ""
+    async def check(self, context: Context) -> None:
+        """Raise InvalidInput for what waiting will not mend, such as a query that cannot be
+        parsed. What nobody can tell now passes: preflight looks."""
 
 
 @cache

@@ -52,9 +52,13 @@ def reason(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it came of, innermost first."""
-    within = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    before = error.__cause__ or error.__context__
-    for inner in (*within, *([before] if before else [])):
-        yield from _causes(inner)
+    """The error and all that it came of, innermost first; our own errors say it all.
+
+    A suppressed context counts: httpcore raises «from None» what says least.
+    """
+    if not isinstance(error, ChaosError):
+        within = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        before = error.__cause__ or error.__context__
+        for inner in (*within, *([before] if before else [])):
+            yield from _causes(inner)
     yield error

@@ -6,8 +6,11 @@ that its URL names, which is the one that was checked, and to no other.
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import ssl
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -63,21 +66,26 @@ async def read(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-async def get_json(
-    url: str, query: dict[str, str | list[str]], verify: bool, ca_file: Path | None
-) -> tuple[int, Any]:
-    """GET on a connection of its own: the status, and the body if that is JSON (else None)."""
-    import httpx
-
+async def get(
+    url: str, query: Mapping[str, str | list[str]], verify: bool, ca_file: Path | None
+) -> tuple[int, bytes]:
+    """GET on a connection of its own: the status and the body."""
+    httpx = await asyncio.to_thread(importlib.import_module, "httpx")
     transport = httpx.AsyncHTTPTransport(verify=trust(url, verify, ca_file))
     async with transport:
-        request = httpx.Request("GET", url, params=query, headers={"Accept": "application/json"})
-        response = await transport.handle_async_request(request)
+        response = await transport.handle_async_request(httpx.Request("GET", url, params=query))
         try:
-            body = await read(response)
+            return response.status_code, await read(response)
         finally:
             await response.aclose()
+
+
+async def get_json(
+    url: str, query: Mapping[str, str | list[str]], verify: bool, ca_file: Path | None
+) -> tuple[int, Any]:
+    """The same, with the body if that is JSON; else None."""
+    status, body = await get(url, query, verify, ca_file)
     try:
-        return response.status_code, json.loads(body)
+        return status, json.loads(body)
     except (ValueError, RecursionError):
-        return response.status_code, None
+        return status, None
