@@ -1,13 +1,14 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-services test-kernel test-vm check proto deb bench catalogue \
-	sim abort-bound fuzz clean
+	sim abort-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
+	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
 PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
 BIN := .venv/bin
 
 help: ## print this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
+	@sed -nE -e 's/^([a-z-]+):.*## (.*)/\1\t\2/p' -e 's/^##@ /\n/p' Makefile | expand -t 18
 
 setup: ## install what is missing: apt packages, uv, .venv
 	@tools/bootstrap.sh
@@ -64,3 +65,31 @@ clean: ## end every fleet; delete what was built
 	@for state in $(wildcard .lab/state.json .lab/*/state.json); do \
 		CHAOS_LAB_DIR=$$(dirname "$$state") $(BIN)/chaosctl lab down || exit 1; done
 	@rm -rf .lab .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+##@ On your own fleet (docs/ci.md); SCENARIO_ARGS="--set url=http://… --env staging" is passed on
+chaos-network: setup ## experiments on the network between services
+	@$(BIN)/chaosctl suite run network $(SCENARIO_ARGS)
+
+chaos-service: setup ## experiments on services that fail
+	@$(BIN)/chaosctl suite run service $(SCENARIO_ARGS)
+
+chaos-database: setup ## experiments on the database
+	@$(BIN)/chaosctl suite run database $(SCENARIO_ARGS)
+
+chaos-pms: setup ## experiments on a partner's API, such as a property-management system's
+	@$(BIN)/chaosctl suite run partner $(SCENARIO_ARGS)
+
+chaos-resource: setup ## experiments on resources that run short
+	@$(BIN)/chaosctl suite run resource $(SCENARIO_ARGS)
+
+chaos-all: setup ## all of these
+	@$(BIN)/chaosctl suite run all $(SCENARIO_ARGS)
+
+chaos-resilience: setup ## the six of production, judged by their service levels
+	@$(BIN)/chaosctl suite run production_readiness $(SCENARIO_ARGS)
+
+chaos-dry-run: setup ## check all of these and show what would be done; needs no fleet
+	@$(BIN)/chaosctl suite run all --dry-run $(SCENARIO_ARGS)
+
+chaos-report: setup ## the report of a run: make chaos-report RUN=r-2k7qd SCENARIO_ARGS=--markdown
+	@$(BIN)/chaosctl report $(RUN) $(SCENARIO_ARGS)

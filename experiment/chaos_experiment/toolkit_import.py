@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
+from pydantic import ValidationError
 
 from chaos_core import faults
 from chaos_core.errors import InvalidInput
 from chaos_core.units import Duration
+from chaos_experiment.probes.http import Http
 from chaos_experiment.source import Path, Source, read
 
 OURS: Final = "chaoschaosctl"
@@ -56,7 +58,7 @@ class LeftOut:
     why: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}: {self.why}"
+        return " ".join(f"{self.where}: {self.what}: {self.why}".split())  # a comment's one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,12 @@ class _Importer:
                 raise _NotMapped(_SEEN_ANYWAY)
             case _:
                 raise _NotMapped(_foreign(provider))
+        try:
+            Http.model_validate(self._fill(made))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise _NotMapped(f"`{where}`: {first['msg'].removeprefix('Value error, ')}") from None
         name = _unused(_name(_label(probe)), self.probes)
         self.probes[name] = {"http": self._fill(made, keep=True)}
 
@@ -255,7 +263,7 @@ class _Importer:
         step["on"] = self._target([_text(node) for node in nodes])
         if params:
             step["with"] = self._fill(dict(arguments["params"]), keep=True)
-        step["note"] = self._fill(_label(activity)) if "name" in activity else ""
+        step["note"] = _plain(activity.get("name"))
         self.timeline.append({key: value for key, value in step.items() if value})
         background = "true" in (activity.get("background"), arguments.get("background"))
         self.free = self.now + length

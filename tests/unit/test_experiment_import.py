@@ -129,6 +129,8 @@ def test_an_activity_that_does_not_map_is_told_with_its_line(activity: Any, why:
         (http(tolerance=True), "'true' has no counterpart"),
         (http(url="${secret_url}"), "known only when the toolkit runs"),
         (http(arguments={"q": "x"}), "`arguments`"),
+        (http(url="shop"), "`url`: 'shop' is not a URL"),
+        (http(timeout=900), "`timeout`: "),
         (python("nodes_clean", "chaoschaosctl.probes"), "by itself, before and after"),
         (python("query", "chaosprometheus.probes"), "`prometheus` probe"),
         ({"name": "x", "provider": {"type": "process", "path": "true"}}, "`command` probe"),
@@ -139,6 +141,12 @@ def test_a_probe_that_does_not_map_is_told(probe: Any, why: str) -> None:
     (told,) = imported.left_out
     assert why in told.why
     assert "probes" not in imported.data
+
+
+def test_what_is_told_cannot_add_to_the_scenario() -> None:
+    imported = made(inject(), {**python("x", "chaosaws.x"), "name": "x\ntitle: mine\u2028a: b"})
+    assert "\ntitle: mine" not in imported.text()
+    assert load(imported.text(), "x.yaml").scenario.title == "The shop stands a slow database"
 
 
 def test_rollbacks_and_what_a_scenario_has_nothing_like_are_told() -> None:

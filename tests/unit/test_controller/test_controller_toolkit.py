@@ -182,6 +182,17 @@ async def test_abort_latches_and_resume_lifts_it(rig: Rig) -> None:
     assert await call(rig, actions.resume, "again") is False
 
 
+async def test_a_controller_that_is_lost_fails_the_action(rig: Rig) -> None:
+    agent = await rig.agent("web1")
+    asked = call(rig, actions.inject, "network.latency", ["web1"], "60s", LATENCY)
+    waiting = asyncio.create_task(asked)
+    await until(agent.active)
+    await rig.restart()
+    with pytest.raises(ActivityFailed, match="controller"):
+        await asyncio.wait_for(waiting, 10)
+    await until(lambda: not agent.active())
+
+
 async def test_a_run_that_fails_is_an_activity_that_failed(rig: Rig) -> None:
     await rig.agent("web1", refuses="no room left")
     with pytest.raises(ActivityFailed, match=r"r-\w+ refused: .*no room left"):
