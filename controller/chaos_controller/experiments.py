@@ -20,6 +20,7 @@ from chaos_controller import clock, preflight
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
 from chaos_controller.limits import MAX_REASON
+from chaos_controller.probing import Probing
 from chaos_controller.runs import Runs, new_id
 from chaos_controller.store import EXPERIMENT, LatchRow, NewRun, Occupied, Store
 from chaos_controller.timeline import Timeline
@@ -96,7 +97,13 @@ class Experiments:
     """All live experiments of this controller."""
 
     def __init__(
-        self, authority: Authority, fleet: Fleet, runs: Runs, store: Store, log: Log
+        self,
+        authority: Authority,
+        fleet: Fleet,
+        runs: Runs,
+        store: Store,
+        log: Log,
+        probing: Probing,
     ) -> None:
         self.live: dict[str, Live] = {}
         self._authority = authority
@@ -104,6 +111,7 @@ class Experiments:
         self._runs = runs
         self._store = store
         self._log = log
+        self._probing = probing
 
     async def begin(self, actor: Identity, request: pb.ExperimentRequest) -> Timeline:
         """Start an experiment, or raise why not. It goes on by itself from here."""
@@ -114,6 +122,7 @@ class Experiments:
             level=request.level,
             environment=request.environment,
         )
+        await self._probing.check(loaded)
         chosen = await self._choose(loaded)
         requests = {step.number: _injection(step, chosen, request) for step in loaded.plan.steps}
         for step in loaded.plan.steps:
@@ -175,7 +184,9 @@ class Experiments:
         condition, series = loaded.wheres[target], Series()
 
         async def holds(node: str, address: str) -> bool:
-            seen = await once(node, loaded.probe_on(target, node, address), clock.now)
+            probe = loaded.probe_on(target, node, address)
+            await self._probing.check_one(loaded, condition.probe, probe)
+            seen = await once(node, probe, clock.now, self._probing.context)
             series.add(seen)
             here = replace(condition, probe=node)
             return here.over_span(series, seen.at, seen.at + 1).held is Held.YES
@@ -259,7 +270,8 @@ class Experiments:
             if probe.mode not in modes and task is not None:
                 live.looking.pop(name).cancel()
             elif probe.mode in modes and task is None and live.tasks is not None:
-                looking = watch(name, probe, live.machine.series.add, clock.now)
+                context = self._probing.context
+                looking = watch(name, probe, live.machine.series.add, clock.now, context)
                 live.looking[name] = live.tasks.create_task(looking)
 
     async def _play(self, live: Live, step: Step) -> None:

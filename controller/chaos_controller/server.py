@@ -21,6 +21,7 @@ from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
 from chaos_controller.parsing import Parsing
+from chaos_controller.probing import Probing
 from chaos_controller.runs import Runs
 from chaos_controller.serving import ServerCertificate
 from chaos_controller.session import AgentLink
@@ -51,9 +52,10 @@ class Controller:
         self.authority = authority
         self.fleet = Fleet()
         self.runs = Runs(authority, self.fleet, store, log)
-        self.experiments = Experiments(authority, self.fleet, self.runs, store, log)
         self.port = 0
         self.enrolment_port = 0
+        probing = Probing(config.probes, lambda: (self.port, self.enrolment_port))
+        self.experiments = Experiments(authority, self.fleet, self.runs, store, log, probing)
         self.certificate = ServerCertificate(ca, names, log)
         later = self.runs.recorder.later
         self.certificates = Certificates(ca, store, log, later)

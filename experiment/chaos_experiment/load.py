@@ -7,7 +7,7 @@ once, up to eight; nothing is guessed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -57,12 +57,17 @@ class Loaded:
     level: str = ""
     environment: str = ""
     wheres: Mapping[str, Condition] = field(default_factory=dict)  # by target
+    _source: Source = field(default_factory=lambda: Source("", {}, {}))
     _per_node: Mapping[str, tuple[type[Probe], Mapping[str, Any]]] = field(default_factory=dict)
 
     def probe_on(self, target: str, node: str, address: str) -> Probe:
         """The probe of a target's ``where``, as it looks at one node."""
         cls, given = self._per_node[self.wheres[target].probe]
         return cls.model_validate(_for_node(given, node, address))
+
+    def place(self, name: str, probe: Probe, part: str = "") -> str:
+        """``web.yaml:7:probes.shop.http.url``: where a field of a probe stands."""
+        return self._source.place(("probes", name, probe.kind, *([part] if part else [])))
 
 
 def load(
@@ -137,6 +142,7 @@ class _Loader:
             level=level,
             environment=environment,
             wheres=self.wheres,
+            _source=self.source,
             _per_node={name: self.raw_probes[name] for name in where_probes},
         )
 
@@ -152,19 +158,8 @@ class _Loader:
         self.problem(path, error.what, error.hint)
 
     def _give_up_if_bad(self) -> None:
-        found = sorted(self.problems.values(), key=lambda each: _line_number(each.where))
-        if not found:
-            return
-        if len(found) == 1:
-            raise found[0]
-        lines = [
-            f"  {each.where}: {each.what}{f' ({each.hint})' if each.hint else ''}"
-            for each in found[:MAX_SHOWN]
-        ]
-        if len(found) > MAX_SHOWN:
-            lines.append(f"  and {len(found) - MAX_SHOWN} more")
-        count = f"{len(found)} problems{' or more' if len(found) >= _MAX_FOUND else ''}"
-        raise InvalidInput("\n".join([count, *lines]), where=self.source.name)
+        if self.problems:
+            raise combined(tuple(self.problems.values()), self.source.name)
 
     # ── parts ─────────────────────────────────────────────────────────────────────────
 
@@ -315,6 +310,21 @@ class _Loader:
         hint = f"--env {' | '.join(given)}, or `environment: {next(iter(given))}` in the file"
         self.problem(("slo",), "is by environment, and none of these is chosen", hint)
         return Slo()
+
+
+def combined(problems: Sequence[InvalidInput], name: str) -> InvalidInput:
+    """All that was found in the file ``name``, as one error in the order of its lines."""
+    found = sorted(problems, key=lambda each: _line_number(each.where))
+    if len(found) == 1:
+        return found[0]
+    lines = [
+        f"  {each.where}: {each.what}{f' ({each.hint})' if each.hint else ''}"
+        for each in found[:MAX_SHOWN]
+    ]
+    if len(found) > MAX_SHOWN:
+        lines.append(f"  and {len(found) - MAX_SHOWN} more")
+    count = f"{len(found)} problems{' or more' if len(found) >= _MAX_FOUND else ''}"
+    return InvalidInput("\n".join([count, *lines]), where=name)
 
 
 def _settled(given: SloTargets) -> Slo:

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, partial
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -26,6 +27,7 @@ from chaos_core.errors import InvalidInput
 from chaos_core.units import MILLISECOND, SECOND, Duration
 from chaos_experiment.series import Observation
 
+Network = IPv4Network | IPv6Network
 Unit = Literal["duration", "percent", ""]
 Emit = Callable[[Observation], None]
 
@@ -133,6 +135,10 @@ class Probe(BaseModel, ABC):
     def hosts(self) -> tuple[str, ...]:
         """The hosts that it talks to: names or addresses. None for this machine itself."""
 
+    def load(self) -> tuple[str, int] | None:
+        """The host and the port that it sends more to than a look at a time; None if none."""
+        return None
+
     @abstractmethod
     async def measure(self, context: Context) -> Seen:
         """Look once. What the system does wrong is a Seen that is not ok; what looking
@@ -145,7 +151,7 @@ class Probe(BaseModel, ABC):
 
     async def check(self, context: Context) -> None:
         """Raise InvalidInput for what waiting will not mend, such as a query that cannot be
-        parsed. What nobody can tell now passes: preflight looks."""
+        parsed; its ``where`` names the field. What nobody can tell now passes: preflight looks."""
 
 
 @cache

@@ -22,7 +22,20 @@ What cannot be told has failed: an empty query, a NaN, no answer. A probe talks 
 that its address or URL names and to no other: redirects are not followed, proxies not asked.
 Names and figures, never secrets: a password is the name of a file in the controller's
 `/etc/chaos/secrets/` (its first line), or else of a variable `CHAOS_SECRET_<NAME>` there; a
-command is a name in `controller.toml`.
+command is a name in `controller.toml`:
+
+```toml
+[probes]
+secrets = "/etc/chaos/secrets"
+protected = ["10.0.9.0/24"]               # no probe talks to these
+[probes.commands]
+queue-depth = ["/usr/local/bin/queue-depth", "--orders"]
+```
+
+Before anything begins the controller asks of every probe whether it could look: a query that
+Prometheus cannot parse, a command that is not allowed, a secret that is not there, a host that
+is `protected` or a cloud's metadata address, a load on the controller's own ports. Each is
+refused with its place in the file; that nobody answers now is for preflight to say.
 
 ## All kinds take
 

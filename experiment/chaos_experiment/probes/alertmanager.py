@@ -73,7 +73,7 @@ class Alertmanager(Probe):
         except Exception:  # that nobody answers is for preflight to say
             return
         if status == 400:
-            raise InvalidInput(f"filter: Alertmanager says: {printable(answer, 300)}")
+            raise InvalidInput(f"Alertmanager says: {printable(answer, 300)}", where="filter")
 
     async def _ask(self) -> tuple[int, Any]:
         ask: dict[str, str | list[str]] = {

@@ -40,7 +40,9 @@ class Command(Probe):
         if self.command not in context.commands:
             known = ", ".join(sorted(context.commands)) or "none"
             raise InvalidInput(
-                f"controller.toml allows no command {self.command!r}", hint=f"allowed: {known}"
+                f"controller.toml allows no command {self.command!r}",
+                where="command",
+                hint=f"allowed in [probes.commands]: {known}",
             )
         return context.commands[self.command]
 

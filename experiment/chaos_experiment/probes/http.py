@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -104,6 +105,10 @@ class Http(Probe):
 
     def hosts(self) -> tuple[str, ...]:
         return (host_of(self.url),)
+
+    def load(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
     async def measure(self, context: Context) -> Seen:
         async with self.session(context) as look:

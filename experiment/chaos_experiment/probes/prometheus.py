@@ -63,7 +63,9 @@ class Prometheus(Probe):
         except Exception:  # that nobody answers is for preflight to say
             return
         if isinstance(answer, dict) and answer.get("errorType") == "bad_data":
-            raise InvalidInput(f"query: Prometheus says: {printable(answer.get('error'), 300)}")
+            raise InvalidInput(
+                f"Prometheus says: {printable(answer.get('error'), 300)}", where="query"
+            )
 
     async def _ask(self) -> tuple[int, Any]:
         ask = {"query": self.query}

@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ class Rig:
         self.controller: Controller
         self.agents: list[Agent] = []
         self.life = Duration.parse("24h")
+        self.changes: dict[str, Any] = {}  # to the configuration, from the next start on
 
     @property
     def config(self) -> Config:
-        return Config(
+        config = Config(
             listen="127.0.0.1",
             port=0,
             enrolment_port=0,
@@ -74,6 +75,7 @@ class Rig:
             ttl=TTL,
             certificate_life=self.life,
         )
+        return replace(config, **self.changes)
 
     async def start(self, *, epoch_at_least: int = 0) -> Controller:
         log = Log.to_stderr("test-controller")

@@ -191,6 +191,21 @@ def test_lives_of_certificates_that_are_none(text: str) -> None:
         parse(f'certificate_life = "{text}"')
 
 
+def test_what_probes_may_use_is_in_the_file() -> None:
+    probes = parse(
+        """
+        [probes]
+        secrets = "/srv/secrets"
+        protected = ["10.9.0.0/16", "2001:db8::1"]
+        [probes.commands]
+        queue-depth = ["/usr/bin/queue", "--depth"]
+        """
+    ).probes
+    assert probes.context.commands == {"queue-depth": ("/usr/bin/queue", "--depth")}
+    assert probes.context.secrets == Path("/srv/secrets")
+    assert [str(each) for each in probes.protected] == ["10.9.0.0/16", "2001:db8::1/128"]
+
+
 def test_an_empty_file_is_a_configuration() -> None:
     assert parse("") == Config()
     assert parse('ttl = "2s"\nlisten = "10.0.0.1"').ttl == Duration.parse("2s")
@@ -208,6 +223,14 @@ def test_an_empty_file_is_a_configuration() -> None:
         ('listen = "everywhere"', "not an IP address"),
         ("pki = 3", "put it in quotes"),
         ("[ttl]\nx = 1", r"c\.toml:1: ttl"),
+        ('site = "site.yaml"', "site: 'site.yaml' is not an absolute path"),
+        ("probes = 1", r"c\.toml:1: probes: not a table"),
+        ('[probes]\nsecret = "/x"', r"c\.toml:2: unknown field 'probes.secret'\n.*'secrets'"),
+        ('[probes]\nprotected = ["10.0.0.1/8"]', r"c\.toml:2: probes.protected: .*host bits"),
+        ('[probes]\nprotected = "10.0.0.0/8"', r"c\.toml:2: .* is not a list"),
+        ('[probes.commands]\nA-b = ["/x"]', r"c\.toml:2: probes.commands: 'A-b' is not a name"),
+        ('[probes.commands]\na = "/x"', r"c\.toml:2: probes.commands: a: not a list"),
+        ('[probes.commands]\na = ["x"]', r"c\.toml:2: .* a: 'x' is not an absolute path"),
     ],
 )
 def test_mistakes_in_the_file_are_named_with_their_line(text: str, message: str) -> None:

@@ -1,0 +1,110 @@
+"""What is checked of probes before any of them looks: whom they ask, and what for.
+
+A scenario makes this machine, which holds every lease, talk to hosts of the scenario's
+choice. So it says here where it does not: to addresses that controller.toml protects, to a
+cloud's metadata, and with a load to the controller itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from chaos_controller.config import Probes
+from chaos_core.errors import InvalidInput
+from chaos_experiment.load import Loaded, combined
+from chaos_experiment.probes import Context, Probe
+
+# Where clouds tell a machine its credentials (AWS, GCP, Azure; also over IPv6).
+METADATA: Final = Probes.parse_networks(["169.254.169.254", "fd00:ec2::254", "fd20:ce::254"])
+_LOOKUP_S: Final = 3.0
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What probes may do here. ``ports`` tells the controller's own, once it listens."""
+
+    probes: Probes
+    ports: Callable[[], Collection[int]]
+
+    @property
+    def context(self) -> Context:
+        return self.probes.context
+
+    async def check(self, loaded: Loaded) -> None:
+        """Raise InvalidInput, naming probe and place, for what waiting will not mend."""
+        found = await asyncio.gather(
+            *(self._problem(loaded, name, probe) for name, probe in loaded.probes.items())
+        )
+        problems = [each for each in found if each is not None]
+        if problems:
+            raise combined(problems, loaded.name)
+
+    async def check_one(self, loaded: Loaded, name: str, probe: Probe) -> None:
+        """The same of one probe."""
+        problem = await self._problem(loaded, name, probe)
+        if problem is not None:
+            raise problem
+
+    async def _problem(self, loaded: Loaded, name: str, probe: Probe) -> InvalidInput | None:
+        try:
+            await self._allowed(probe)
+            await probe.check(self.context)
+        except InvalidInput as error:
+            place = loaded.place(name, probe, error.where)
+            return InvalidInput(error.what, where=place, hint=error.hint)
+        return None
+
+    async def _allowed(self, probe: Probe) -> None:
+        for host in probe.hosts():
+            for address in await _addresses(host):
+                self._open(host, address)
+        load = probe.load()
+        if load is None or load[1] not in self.ports():
+            return
+        if any(_is_here(address) for address in await _addresses(load[0])):
+            raise InvalidInput(
+                f"port {load[1]} there is the controller itself, whose grants hold every lease",
+                hint="send no load to it",
+            )
+
+    def _open(self, host: str, address: _Address) -> None:
+        for network in (*METADATA, *self.probes.protected):
+            if address in network:
+                shown = str(address) if host == str(address) else f"{host} ({address})"
+                whose = "a cloud's metadata" if network in METADATA else "[probes] protected"
+                raise InvalidInput(f"{shown} is protected: no probe talks to {network} ({whose})")
+
+
+async def _addresses(host: str) -> list[_Address]:
+    """Those that a host has now; none for one that cannot be looked up, which preflight says."""
+    loop = asyncio.get_running_loop()
+    with suppress(OSError, UnicodeError, TimeoutError, ValueError):
+        async with asyncio.timeout(_LOOKUP_S):
+            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return [_plain(str(entry[4][0])) for entry in found]
+    return []
+
+
+def _plain(text: str) -> _Address:
+    """Without a zone; an IPv4 address in IPv6's clothes is itself."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_here(address: _Address) -> bool:
+    """Whether it is one of this machine's own: only those can be bound to."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as own:
+        try:
+            own.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
