@@ -8,6 +8,7 @@ the envelope allows, whoever asks, nor keep a fault beyond its lease.
 from __future__ import annotations
 
 from collections import deque
+from typing import Literal
 
 from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine, Standing
@@ -250,7 +251,11 @@ class Supervisor:
         detail: str = "",
         refusal: ChaosError | None = None,
     ) -> None:
-        """Take a fault off and keep how that went. A clean ``refusal`` never was a fault."""
+        """Take a fault off and keep how that went. A clean ``refusal`` never was a fault.
+
+        Of one that takes its node down, the next boot tells the end, unless somebody waits for
+        it now.
+        """
         standing = self.engine.standing[fault]
         if reason == "duration" and standing.state == "applying":
             reason, detail = "not_in_force", standing.pending
@@ -262,12 +267,17 @@ class Supervisor:
             detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
         if outcome.told:
             detail = f"{detail}; {outcome.told}" if detail else outcome.told
+        state: Literal["refused", "ended", "reverting"] = "ended"
+        if standing.fault.takes_down and outcome.left_open and reason not in ("abort", "revert"):
+            state = "reverting"
+        elif refusal and not outcome.difference:
+            state = "refused"
         self._ended.append(
             FaultStatus(
                 fault=fault,
                 run=standing.run,
                 kind=standing.fault.kind,
-                state="refused" if refusal and not outcome.difference else "ended",
+                state=state,
                 reason=reason,
                 code=refusal.code if refusal else "",
                 detail=detail,

@@ -349,6 +349,15 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Reboot:
+    """The machine is shut down in good order and starts again: once, in the boot of that id and
+    in no other. What follows is the next boot's, so an open intent waits for it.
+    """
+
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
 class Flush:
     """The kernel drops its caches: over at once.
 
@@ -444,6 +453,7 @@ Effect = (
     | Unit
     | Restart
     | Kill
+    | Reboot
     | Flush
     | Run
     | Stop
@@ -574,6 +584,8 @@ def describe(effect: Effect) -> str:
         case Kill():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"signal {effect.signal} to {pids}"
+        case Reboot():
+            return f"reboot in good order, once, in boot {effect.boot or '(this one)'}"
         case Flush():
             return f"flush  {effect.what}"
         case Run():

@@ -25,6 +25,7 @@ from chaos_core.effects import (
     LeasedSet,
     Pipe,
     PulsedSet,
+    Reboot,
     Restart,
     Stop,
     UndoTimer,
@@ -40,7 +41,8 @@ _LARGEST = {"uniform": 8192, "normal": 28858, "pareto": 32767, "paretonormal": 3
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill | Flush | Stop | CgroupLimit | ClockShift):
+    theirs = Unit | Restart | Kill | Reboot | Flush | Stop | CgroupLimit | ClockShift
+    if isinstance(effect, theirs):
         return ""
     name = effect.link if isinstance(effect, Pipe | IngressPipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
@@ -82,7 +84,16 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 delay = max(delay, tbf.limit / tbf.rate * 1e6)
             case Worker(program="flush"):
                 assert effect.service, "a cache that nobody has listed"
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit() | Worker():
+            case (
+                Pipe(netem=None)
+                | Unit()
+                | Restart()
+                | Kill()
+                | Reboot()
+                | Stop()
+                | CgroupLimit()
+                | Worker()
+            ):
                 cut += 1
             case UndoTimer(undo=undo):
                 cut += not all('"effect":"Run"' in text for text in undo)

@@ -95,6 +95,7 @@ class Hello(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SURVIVED_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     version: _builtins.str
     boot_id: _builtins.str
@@ -112,6 +113,10 @@ class Hello(_message.Message):
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Like role=db; from its own agent.toml."""
 
+    @_builtins.property
+    def survived(self) -> _containers.RepeatedCompositeFieldContainer[Global___Survived]:
+        """What was on the node when it last went down, by its journal."""
+
     def __init__(
         self,
         *,
@@ -123,14 +128,45 @@ class Hello(_message.Message):
         kinds: _abc.Iterable[Global___KindOffer] | None = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        survived: _abc.Iterable[Global___Survived] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "envelope", b"envelope", "epoch", b"epoch", "kinds", b"kinds", "labels", b"labels", "node", b"node", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "envelope", b"envelope", "epoch", b"epoch", "kinds", b"kinds", "labels", b"labels", "node", b"node", "survived", b"survived", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Survived(_message.Message):
+    """A fault that an earlier boot of a node had begun, and that the present one has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    boot: _builtins.str
+    run: _builtins.str
+    fault: _builtins.str
+    kind: _builtins.str
+    def __init__(
+        self,
+        *,
+        boot: _builtins.str = ...,
+        run: _builtins.str = ...,
+        fault: _builtins.str = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "fault", b"fault", "kind", b"kind", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Survived: _TypeAlias = Survived  # noqa: Y015
 
 @_typing.final
 class KindOffer(_message.Message):

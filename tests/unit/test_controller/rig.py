@@ -187,6 +187,7 @@ class Agent:
     stays_quarantined: bool = False
     addresses: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    survived: tuple[pb.Survived, ...] = ()
     on_apply: Callable[[pb.Apply], None] = lambda _: None
     sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
@@ -228,6 +229,7 @@ class Agent:
             envelope=json.dumps(ceilings),
             addresses=self.addresses,
             labels=self.labels,
+            survived=self.survived,
             kinds=[
                 pb.KindOffer(kind=kind, ok=not self.unable, why=self.unable) for kind in kinds()
             ],
