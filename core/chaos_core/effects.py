@@ -189,8 +189,9 @@ class Catch:
 
 @dataclass(frozen=True, slots=True)
 class IngressPipe:
-    """Packets that enter ``device`` and are caught take a detour through ``link``, an ifb.
+    """Packets that enter ``device`` and are caught take a detour through ``link``.
 
+    That is an ifb with ``netem`` or ``tbf`` at its root, after which they come in again.
     The filters match by set, so the kernel holds the lease as in a Chain. The device's
     ``clsact`` is shared and taken away as a Pipe does it.
     """
@@ -198,7 +199,8 @@ class IngressPipe:
     device: str
     link: str
     catches: tuple[Catch, ...]
-    netem: Netem
+    netem: Netem | None
+    tbf: Tbf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -567,7 +569,7 @@ def describe(effect: Effect) -> str:
                 )
                 for catch in effect.catches
             )
-            return f"inlet  {effect.device} from {sets} → {effect.link} {_netem(effect.netem)}"
+            return f"inlet  {effect.device} from {sets} → {effect.link} {_shape(effect)}"
         case Chain():
             head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
@@ -608,7 +610,7 @@ def _where(effect: LeasedSet | PulsedSet | Chain) -> str:
     return f"IPv{effect.family}" + (" nftables" if effect.backend == "nft" else "")
 
 
-def _shape(pipe: Pipe) -> str:
+def _shape(pipe: Pipe | IngressPipe) -> str:
     if pipe.tbf:
         rate, burst, limit = pipe.tbf.rate * 8, pipe.tbf.burst, pipe.tbf.limit
         return f"tbf rate {rate} bit/s, burst {burst} bytes, limit {limit} bytes"

@@ -23,6 +23,7 @@ from chaos_core.effects import (
     IngressPipe,
     Kill,
     LeasedSet,
+    Netem,
     Pipe,
     PulsedSet,
     Reboot,
@@ -74,8 +75,12 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 assert min(effect.down, effect.up) >= 1_000_000, "a span that no set can count"
                 cut += 1
             case IngressPipe():
-                largest = _LARGEST[effect.netem.distribution] / 8192
-                inward = max(inward, effect.netem.delay + effect.netem.jitter * largest)
+                if effect.tbf:
+                    cut += 1
+                    inward = max(inward, effect.tbf.limit / effect.tbf.rate * 1e6)
+                if effect.netem:
+                    inward = max(inward, _longest(effect.netem))
+                    into = max(into, _lost(effect.netem))
                 assert all(catch.peers and catch.safe_ports for catch in effect.catches)
                 safe = any(net.version == 4 for net in view.protected.networks())
                 assert all(bool(c.safe_nets) == safe for c in effect.catches if c.family == 4)
@@ -101,9 +106,8 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 assert abs(effect.offset) <= 3_600_000_000, "the clock is more than an hour off"
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
-                largest = _LARGEST[netem.distribution] / 8192
-                delay = max(delay, netem.delay + netem.jitter * largest)
-                out = max(out, netem.loss + netem.corrupt + netem.duplicate + _mean(netem.bursts))
+                delay = max(delay, _longest(netem))
+                out = max(out, _lost(netem))
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
@@ -134,6 +138,16 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
         cut += 1
         into = 0
     return {"latency": delay + inward, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+
+
+def _longest(netem: Netem) -> float:
+    """The longest delay, in µs."""
+    return netem.delay + netem.jitter * _LARGEST[netem.distribution] / 8192
+
+
+def _lost(netem: Netem) -> float:
+    """What is lost or looks to a sender as if it were, in ppm."""
+    return netem.loss + netem.corrupt + netem.duplicate + _mean(netem.bursts)
 
 
 def _mean(bursts: GilbertElliott | None) -> float:
