@@ -32,6 +32,7 @@ from chaos_core.units import Duration
 
 _CHECK_EVERY = 1_000_000  # read a fault in force back once a second
 _SETTLE_EVERY = 100_000  # and one that is being applied ten times a second
+_LEFT = "still there: "
 _SETTLE_BUDGET = 12_000_000  # µs for a fault to be wholly there; below the run's own budget
 
 
@@ -160,7 +161,8 @@ class Supervisor:
             raise Refused("a fault is on the node", hint="wait for its end, or abort")
         left = self.engine.residue()
         if left:
-            self._keep_quarantine([f"still there: {line}" for line in left])
+            known = [line for line in self.quarantine if not line.startswith(_LEFT)]
+            self._keep_quarantine([*known, *(f"{_LEFT}{line}" for line in left)])
             raise Refused(f"not clean: {'; '.join(left)}", hint="`chaos-agent recover` on the node")
         self.log.info("quarantine lifted", why=request.reason, was="; ".join(self.quarantine))
         self.quarantine = []
@@ -299,7 +301,9 @@ class Supervisor:
         )
 
     def _to_quarantine(self, fault: str, difference: tuple[str, ...]) -> None:
-        self._keep_quarantine([f"fault {fault}: {line}" for line in difference])
+        """Beside what the node is quarantined for already: nobody has looked at that yet."""
+        more = [f"fault {fault}: {line}" for line in difference]
+        self._keep_quarantine([*self.quarantine, *more])
 
     def _keep_quarantine(self, why: list[str]) -> None:
         self.quarantine = why

@@ -184,6 +184,18 @@ def test_what_we_leave_behind_quarantines_the_node_until_it_is_released(
     assert node.status(node.partition()).state == "in_force"
 
 
+def test_what_one_fault_leaves_is_told_beside_what_another_has_left(
+    node: Any, new_node: Callable[..., Any], sh: Callable[..., str]
+) -> None:
+    faults = node.partition(), node.partition(run="r-2", peers="10.9.0.3")
+    for fault in faults:
+        hold_on_to_our_set(sh, fault)
+    node.supervisor.obey(Revert(), now_us())
+    for told in (node.supervisor.quarantine, new_node().supervisor.quarantine):
+        for fault in faults:
+            assert any(f"chs-{fault}-4" in line for line in told), told
+
+
 @pytest.mark.parametrize("step", ["apply", "revert"])
 def test_what_we_break_quarantines_the_node(
     node: Any, sh: Callable[..., str], monkeypatch: pytest.MonkeyPatch, step: str
