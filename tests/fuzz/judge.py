@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    Catch,
     CgroupLimit,
     Chain,
     ClockShift,
@@ -183,24 +184,29 @@ def unharmed(effects: Iterable[Effect]) -> None:
             assert all(pid > 1 for pid, _ in effect.victims)
 
 
+def spared(view: NodeView, catch: Catch, fixed: Mapping[str, tuple[str, ...]]) -> None:
+    """Fail unless what is protected is in the sets that a filter at ingress passes over."""
+    shielded = [ipaddress.ip_network(entry) for entry in fixed.get(catch.safe_nets, ())]
+    for net in view.protected.networks():
+        if net.version == catch.family:
+            assert any(net.subnet_of(one) for one in shielded), f"{net} in {catch.safe_nets}"  # type: ignore[arg-type]
+    wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
+    wanted |= {"udp:67", "udp:68"} if catch.family == 4 else {"udp:546", "icmpv6:34560"}
+    for half in ("0.0.0.0/1", "128.0.0.0/1") if catch.family == 4 else ("::/1", "8000::/1"):
+        assert {f"{half},{port}" for port in wanted} <= set(fixed[catch.safe_ports]), catch
+
+
 def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
     """Fail unless what is protected returns before anything else is asked, in every chain."""
+    effects = tuple(effects)
+    fixed = {each.name: each.entries for each in effects if isinstance(each, FixedSet)}
     for effect in effects:
         if isinstance(effect, LeasedSet | PulsedSet):
             for entry in effect.entries:
                 assert ipaddress.ip_network(entry).prefixlen > 0
-        if isinstance(effect, FixedSet) and effect.kind == "hash:net":
-            shielded = [ipaddress.ip_network(entry) for entry in effect.entries]
-            for net in view.protected.networks():
-                if net.version == effect.family:
-                    assert any(net.subnet_of(one) for one in shielded), f"{net} in {effect.name}"  # type: ignore[arg-type]
-        elif isinstance(effect, FixedSet):
-            wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
-            wanted |= {"udp:67", "udp:68"} if effect.family == 4 else {"udp:546", "icmpv6:34560"}
-            for half in (
-                ("0.0.0.0/1", "128.0.0.0/1") if effect.family == 4 else ("::/1", "8000::/1")
-            ):
-                assert {f"{half},{port}" for port in wanted} <= set(effect.entries), effect.name
+        if isinstance(effect, IngressPipe):
+            for catch in effect.catches:
+                spared(view, catch, fixed)
         if not isinstance(effect, Chain):
             continue
         first = next(
