@@ -90,7 +90,7 @@ class Live:
                 ],
             }
         )
-        return account(head, self.machine, self.loaded.probes, self.started, now)
+        return account(head, self.machine, self.loaded, self.started, now)
 
 
 class Experiments:
@@ -122,6 +122,7 @@ class Experiments:
             level=request.level,
             environment=request.environment,
         )
+        loaded = self._probing.joined(loaded)
         await self._probing.check(loaded)
         chosen = await self._choose(loaded)
         requests = {step.number: _injection(step, chosen, request) for step in loaded.plan.steps}
@@ -132,7 +133,7 @@ class Experiments:
         await self._store.begin_run(
             self._new_run(head, loaded, actor), _audited(request), self._check_open
         )
-        settle = max((probe.timeout for probe in loaded.probes.values()), default=Duration(0))
+        settle = max((probe.timeout for probe in loaded.all_probes.values()), default=Duration(0))
         machine = core.Experiment(loaded.plan, settle)
         live = Live(actor, head, loaded, requests, machine, Timeline(run, clock.now()))
         self.live[run] = live
@@ -250,7 +251,7 @@ class Experiments:
             match instruction:
                 case core.Entered(phase, text):
                     live.entered.append((phase.value, clock.now() - live.started))
-                    self._say(live, "phase", text)
+                    self._say(live, "phase", text, phase=phase)
                     self._log.info("phase", run=live.id, phase=phase, why=text)
                     self._look(live, core.WATCHED.get(phase, frozenset()))
                     self._keep(live, live.record())
@@ -265,7 +266,7 @@ class Experiments:
 
     def _look(self, live: Live, modes: frozenset[Mode]) -> None:
         """Let the probes look that look in this phase, and no others."""
-        for name, probe in live.loaded.probes.items():
+        for name, probe in live.loaded.all_probes.items():
             task = live.looking.get(name)
             if probe.mode not in modes and task is not None:
                 live.looking.pop(name).cancel()
@@ -312,8 +313,17 @@ class Experiments:
 
     # ── what is kept ──────────────────────────────────────────────────────────────────────
 
-    def _say(self, live: Live, what: str, text: str, *, node: str = "", verdict: str = "") -> None:
-        phase = live.machine.phase
+    def _say(
+        self,
+        live: Live,
+        what: str,
+        text: str,
+        *,
+        node: str = "",
+        verdict: str = "",
+        phase: Phase | None = None,  # the machine may be further already
+    ) -> None:
+        phase = phase or live.machine.phase
         self._runs.note(live.timeline, what, phase, node=node, text=text, verdict=verdict)
 
     def _keep(self, live: Live, record: Record) -> None:

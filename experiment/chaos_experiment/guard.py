@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chaos_core.units import Duration
-from chaos_experiment.conditions import Condition, Held
+from chaos_experiment.conditions import Condition, Held, Reading
 from chaos_experiment.series import Series
 
 
@@ -21,15 +21,19 @@ class Breach:
     measured: str
 
     def __str__(self) -> str:
-        return f"{self.condition.text} ({self.measured})"
+        return self.condition.told(self.measured)
 
 
 @dataclass(slots=True)
 class Guard:
-    """The abort conditions of one experiment, with what they were since when."""
+    """The abort conditions of one experiment, with what they were since when.
+
+    ``last`` is how each was seen last: a breach, or none (yet).
+    """
 
     conditions: tuple[Condition, ...]
     grace: Duration
+    last: dict[Condition, Reading] = field(default_factory=dict)
     _since: dict[Condition, tuple[Held, int]] = field(default_factory=dict)
 
     def watch(self, series: Series, now: int, health: float | None) -> Breach | None:
@@ -45,9 +49,9 @@ class Guard:
         if reading.held is not was:
             since = now
         self._since[condition] = (reading.held, since)
-        lasted = now - since
-        if reading.held is Held.YES and lasted >= condition.hold:
-            return Breach(condition, reading.measured)
+        lasted, measured = now - since, reading.measured
+        breached = reading.held is Held.YES and lasted >= condition.hold
         if reading.held is Held.UNKNOWN and lasted >= self.grace:
-            return Breach(condition, f"cannot be evaluated for {self.grace}: {reading.measured}")
-        return None
+            breached, measured = True, f"cannot be evaluated for {self.grace}: {measured}"
+        self.last[condition] = Reading(reading.held if breached else Held.NO, measured)
+        return Breach(condition, measured) if breached else None

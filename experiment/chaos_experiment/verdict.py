@@ -3,6 +3,7 @@
 A figure that was asked for and could not be measured is not held: what nobody saw is no
 proof. The figures are those of the probes that the steady state names, since they say what
 «well» means; of all probes when it names none; and of the worst one when they are several.
+Those of the controller's site say nothing about this system's part in it.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ def targets(asked: Slo, environment: str) -> Slo:
 
 def figures(record: Record) -> Figures:
     """The figures of a run, from its spans and times."""
-    named = _steady(record.checks) & {span.probe for span in record.spans}
-    seen = [s for s in record.spans if s.count and (not named or s.probe in named)]
+    site = {probe.name for probe in record.probes if probe.site}
+    own = [span for span in record.spans if span.probe not in site]
+    named = _steady(record.checks) & {span.probe for span in own}
+    seen = [s for s in own if s.count and (not named or s.probe in named)]
     by = {(span.probe, span.phase): span for span in seen}
     timed = {probe.name for probe in record.probes if probe.unit == "duration"}
     during = [span for span in seen if span.phase == "fault"]

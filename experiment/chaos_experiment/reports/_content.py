@@ -52,7 +52,10 @@ def verdict(record: Record) -> str:
 
 
 def holds(check: Check) -> bool:
-    """Whether a check speaks for the system: an abort condition does by not being so."""
+    """Whether a check speaks for the system: an abort condition does by not being so, and
+    advice never speaks against it."""
+    if check.phase == "advice":
+        return True
     return check.held == ("no" if check.phase == "abort" else "yes")
 
 
@@ -81,7 +84,7 @@ def decisive(record: Record) -> str:
     if wanted:
         check = wanted[0]
         when = f" at {clock(record, guard.at_us)}" if check.phase == "abort" and guard else ""
-        return f"Decided by {check.condition}: {check.measured} ({check.phase}{when})"
+        return f"Decided by {condition(check)}: {check.measured} ({check.phase}{when})"
     rows = [row for row in record.slo if not row.held]
     return f"Decided by {rows[0].name} {rows[0].target}: {rows[0].measured}" if rows else ""
 
@@ -212,7 +215,13 @@ CHECKS = ("phase", "condition", "measured", "")
 
 
 def checks(record: Record) -> Rows:
-    return [(c.phase, c.condition, c.measured, judged(c)) for c in record.checks]
+    return [(c.phase, condition(c), c.measured, judged(c)) for c in record.checks]
+
+
+def condition(check: Check) -> str:
+    """With its name and its reason, if it has them."""
+    named = f"{check.name}: " if check.name else ""
+    return f"{named}{check.condition}{f' – {check.why}' if check.why else ''}"
 
 
 # ── suites ────────────────────────────────────────────────────────────────────────────────
