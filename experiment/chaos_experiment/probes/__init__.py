@@ -35,6 +35,14 @@ Emit = Callable[[Observation], None]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 
 
+class Place(StrEnum):
+    """Where a kind of probe can look from."""
+
+    CONTROLLER = "controller"
+    EITHER = "either"
+    NODE = "node"
+
+
 class Mode(StrEnum):
     """When a probe looks, as in Litmus: at the start (before the faults), at the end (after
     them), at both edges, from start to end, or while faults are in force."""
@@ -102,7 +110,8 @@ class Probe(BaseModel, ABC):
     """One kind of probe with its parameters. Subclasses set the class variables.
 
     A look that takes longer than ``timeout`` has failed; one that failed is repeated
-    ``retries`` times before it counts.
+    ``retries`` times before it counts. ``look_from`` is ``from`` in a scenario; what kinds that
+    look from nodes may do there is ``chaos_experiment.offer``'s.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,7 +119,14 @@ class Probe(BaseModel, ABC):
     kind: ClassVar[str]
     summary: ClassVar[str]
     example: ClassVar[Mapping[str, Any]]
+    place: ClassVar[Place] = Place.CONTROLLER
 
+    look_from: str = Field(
+        default="",
+        alias="from",
+        max_length=32,
+        description="a target whose nodes look, each of them; the controller unless said",
+    )
     mode: Mode = Field(default=Mode.CONTINUOUS, description="when it looks")
     interval: Interval = Field(default=Duration.parse("1s"), description="time between two looks")
     timeout: Timeout = Field(default=Duration.parse("2s"), description="a longer look failed")
