@@ -12,7 +12,7 @@ import importlib
 import os
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -173,10 +173,20 @@ class Probe(BaseModel, ABC):
 @cache
 def kinds() -> Mapping[str, type[Probe]]:
     """Every known probe by its kind, sorted."""
-    found: dict[str, type[Probe]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-                if isinstance(value, type) and issubclass(value, Probe) and hasattr(value, "kind"):
-                    found[value.kind] = value
-    return dict(sorted(found.items()))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    found = [kind for name in modules if not name.startswith("_") for kind in _defined(name)]
+    return {kind.kind: kind for kind in sorted(found, key=lambda kind: kind.kind)}
+
+
+def lookup(name: str) -> type[Probe]:
+    """One kind, loading no other's module. Raises KeyError."""
+    modules = {module.name for module in pkgutil.iter_modules(__path__)}
+    if name.startswith("_") or name not in modules:
+        raise KeyError(name)
+    return next(kind for kind in _defined(name) if kind.kind == name)
+
+
+def _defined(module: str) -> Iterator[type[Probe]]:
+    for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
+        if isinstance(value, type) and issubclass(value, Probe) and hasattr(value, "kind"):
+            yield value
