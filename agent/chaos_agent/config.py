@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chaos_agent import allowed
+from chaos_agent.allowed import ProbeRules
 from chaos_agent.services import ADDRESS, Service, service
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
@@ -43,6 +45,7 @@ _KEYS = {
     ),
     "network": ("mark_mask", "ssh_ports", "protected"),
     "units": ("protected",),
+    "probes": ("hosts", "files", "commands", "kinds"),
 }
 _LISTS = ("hooks", *ADDRESS)  # of tables, by the names that root gives them
 _HOOK_KEYS = ("run", "undo", "user", "timeout")
@@ -65,6 +68,7 @@ class AgentConfig:
     runtime: Path = RUNTIME
     pki: Path = PKI
     labels: tuple[str, ...] = ()
+    probes: ProbeRules = field(default_factory=ProbeRules)
 
     @property
     def socket(self) -> Path:
@@ -148,6 +152,27 @@ class _Reader:
                 for kind in ADDRESS
                 for name, given in self._listed(kind, _example(kind))
             },
+            probes=self._probes(),
+        )
+
+    def _probes(self) -> ProbeRules:
+        """``[probes]`` and ``[probes.commands]``: what probes may touch from here."""
+        commands: dict[str, tuple[str, ...]] = {}
+        for name, argv in self._get("probes", "commands", {}, _table).items():
+            try:
+                if not allowed.COMMAND_NAME.match(name):
+                    raise ValueError("its name is 1 to 32 of a-z, 0-9, '-' and '_'")
+                commands[name] = _argv(argv)
+            except ValueError as error:
+                where = self._line("probes.commands", name)
+                raise InvalidInput(
+                    f"probes.commands.{name}: {error}", where=where, hint=_COMMAND
+                ) from None
+        return ProbeRules(
+            hosts=self._get("probes", "hosts", (), allowed.hosts),
+            files=self._get("probes", "files", (), allowed.files),
+            commands=commands,
+            only=self._get("probes", "kinds", allowed.KINDS, allowed.kinds),
         )
 
     def _listed(self, section: str, hint: str) -> Iterable[tuple[str, Any]]:
@@ -315,7 +340,14 @@ def _example(kind: str) -> str:
     return f"[{kind}.shop] {key} = {example!r}"
 
 
+_COMMAND = "[probes.commands] queue-depth = ['/usr/local/bin/queue-depth', '--orders']"
 _HOOK = "[hooks.gc] run = ['/usr/bin/jcmd', 'app', 'GC.run'], user = 'app'; undo, timeout"
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or len(value) > allowed.MOST_LISTED:
+        raise ValueError(f"a table of at most {allowed.MOST_LISTED} is expected, like {_COMMAND}")
+    return value
 
 
 def _argv(value: Any) -> tuple[str, ...]:

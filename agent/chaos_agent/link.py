@@ -4,7 +4,8 @@ It relays: heartbeats up, grants and commands down. It holds no state and no
 power; when it dies, hangs or lies, the worst it does is fail to renew a lease.
 One session is one connection to the keeper and one stream to the controller;
 when either breaks, both are dropped and dialled again. Beside it the link's own
-certificate is renewed; the next session uses the new one.
+certificate is renewed; the next session uses the new one. Probes that are to look from
+this node are ``probing``'s, which is loaded when the first of them is asked for.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import json
 import signal
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 from pydantic import ValidationError
 
+from chaos_agent.allowed import ProbeRules
 from chaos_agent.config import AgentConfig
 from chaos_agent.renewal import Renewal
 from chaos_core.errors import ChaosError, InvalidInput, NotPermitted, Revoked
@@ -40,11 +43,15 @@ from chaos_proto.channel import MAX_TO_AGENT, dial, raise_from
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
+if TYPE_CHECKING:
+    from chaos_agent.probing import Prober
+
 _RETRY_S = 0.5
 _REFUSED_S = 10.0  # our certificate is not taken: that does not change within seconds
 _SILENCE_S = 4.0  # a controller answers each heartbeat; longer is a dead stream
 _GREETED_S = 1.0  # a controller that has taken our hello says so
 _QUEUE = 64
+_FEW = 8  # messages that wait: heartbeats come first, and none must find the queue full
 _Stream = grpc.aio.StreamStreamCall[pb.FromAgent, pb.ToAgent]
 
 
@@ -98,11 +105,13 @@ class Link:
         """Both directions at once; the first to end ends the other."""
         stream = rpc.AgentLinkStub(channel).Session()
         queue: asyncio.Queue[pb.FromAgent] = asyncio.Queue(_QUEUE)
-        queue.put_nowait(pb.FromAgent(hello=_hello(hello)))
+        queue.put_nowait(pb.FromAgent(hello=_hello(hello, self.config.probes)))
+        probes: asyncio.Queue[pb.ToAgent] = asyncio.Queue(_QUEUE)
         tasks = [
             asyncio.create_task(self._read_keeper(keeper, queue)),
             asyncio.create_task(self._write(queue, stream)),
-            asyncio.create_task(self._read_controller(stream, keeper)),
+            asyncio.create_task(self._read_controller(stream, keeper, probes)),
+            asyncio.create_task(self._probe(probes, queue)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +142,24 @@ class Link:
                 await asyncio.sleep(_SILENCE_S)
                 raise ConnectionError("the controller ended the stream") from None
 
-    async def _read_controller(self, stream: _Stream, keeper: KeeperSocket) -> None:
+    async def _probe(
+        self, asked: asyncio.Queue[pb.ToAgent], queue: asyncio.Queue[pb.FromAgent]
+    ) -> None:
+        """Look as the controller asks, between heartbeats. Nothing is loaded before it does."""
+        first = await asked.get()
+        prober = await asyncio.to_thread(_prober)
+
+        def send(message: pb.FromAgent) -> bool:
+            if queue.qsize() > _FEW:
+                return False
+            queue.put_nowait(message)
+            return True
+
+        await prober(self.config.probes, send, self.log).run(asked, first)
+
+    async def _read_controller(
+        self, stream: _Stream, keeper: KeeperSocket, probes: asyncio.Queue[pb.ToAgent]
+    ) -> None:
         greeted = False
         while True:
             answer = await asyncio.wait_for(stream.read(), _SILENCE_S)
@@ -142,6 +168,10 @@ class Link:
             if not greeted:
                 self.log.info("session", controller=self.config.controller)
                 greeted = True
+            if answer.WhichOneof("message") in ("watch", "unwatch"):
+                if not probes.full():  # a flood; who looks less than is asked shows it
+                    probes.put_nowait(answer)
+                continue
             try:
                 message = _to_keeper(answer)
             except ValidationError as error:
@@ -204,10 +234,16 @@ async def _serve(link: Link) -> None:
         link.log.info("stopped")
 
 
+def _prober() -> type[Prober]:
+    from chaos_agent.probing import Prober
+
+    return Prober
+
+
 # ── between the two vocabularies ──────────────────────────────────────────────────────────
 
 
-def _hello(hello: Hello) -> pb.Hello:
+def _hello(hello: Hello, probes: ProbeRules) -> pb.Hello:
     return pb.Hello(
         node=hello.node,
         version=hello.version,
@@ -221,6 +257,9 @@ def _hello(hello: Hello) -> pb.Hello:
             pb.KindOffer(kind=kind, **{**offer, "schema": json.dumps(offer["schema"])})
             for kind, offer in hello.kinds.items()
         ],
+        probes=pb.ProbeOffer(
+            kinds=probes.kinds, hosts=probes.hosts, commands=probes.commands, files=probes.files
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from chaos_controller.probing import Probing
 from chaos_controller.runs import Runs, new_id
 from chaos_controller.store import EXPERIMENT, LatchRow, NewRun, Occupied, Store
 from chaos_controller.timeline import Timeline
+from chaos_controller.watching import LATE, Watching
 from chaos_core.errors import ChaosError
 from chaos_core.log import Log
 from chaos_core.run import Phase
@@ -35,7 +36,7 @@ from chaos_experiment.account import account, phase_spans
 from chaos_experiment.conditions import Held
 from chaos_experiment.load import Loaded, load
 from chaos_experiment.plan import Step
-from chaos_experiment.probes import Mode
+from chaos_experiment.probes import Mode, Probe
 from chaos_experiment.probes._watch import once, watch
 from chaos_experiment.record import Event, FaultSpan, Record
 from chaos_experiment.series import Series
@@ -112,6 +113,7 @@ class Experiments:
         self._store = store
         self._log = log
         self._probing = probing
+        self._watching = Watching(fleet)
 
     async def begin(self, actor: Identity, request: pb.ExperimentRequest) -> Timeline:
         """Start an experiment, or raise why not. It goes on by itself from here."""
@@ -125,6 +127,7 @@ class Experiments:
         loaded = self._probing.joined(loaded)
         await self._probing.check(loaded)
         chosen = await self._choose(loaded)
+        self._probing.check_nodes(loaded, chosen, self._fleet)
         requests = {step.number: _injection(step, chosen, request) for step in loaded.plan.steps}
         for step in loaded.plan.steps:
             await self._allowed(step, requests[step.number])
@@ -133,7 +136,7 @@ class Experiments:
         await self._store.begin_run(
             self._new_run(head, loaded, actor), _audited(request), self._check_open
         )
-        settle = max((probe.timeout for probe in loaded.all_probes.values()), default=Duration(0))
+        settle = max(map(_answered, loaded.all_probes.values()), default=Duration(0))
         machine = core.Experiment(loaded.plan, settle)
         live = Live(actor, head, loaded, requests, machine, Timeline(run, clock.now()))
         self.live[run] = live
@@ -271,9 +274,16 @@ class Experiments:
             if probe.mode not in modes and task is not None:
                 live.looking.pop(name).cancel()
             elif probe.mode in modes and task is None and live.tasks is not None:
-                context = self._probing.context
-                looking = watch(name, probe, live.machine.series.add, clock.now, context)
-                live.looking[name] = live.tasks.create_task(looking)
+                live.looking[name] = live.tasks.create_task(self._watch(live, name, probe))
+
+    async def _watch(self, live: Live, name: str, probe: Probe) -> None:
+        """Let a probe look, from here or from the nodes of its target, until cancelled."""
+        emit = live.machine.series.add
+        if probe.look_from:
+            nodes = live.head.targets[probe.look_from]
+            await self._watching.watch(name, probe, nodes, emit)
+        else:
+            await watch(name, probe, emit, clock.now, self._probing.context)
 
     async def _play(self, live: Live, step: Step) -> None:
         """One step, from its injection to its verdict."""
@@ -353,6 +363,11 @@ def _head(
         started=clock.rfc3339(),
         targets={name: list(nodes) for name, nodes in chosen.items()},
     )
+
+
+def _answered(probe: Probe) -> Duration:
+    """How late an answer to a look may be here."""
+    return Duration(probe.timeout + (LATE if probe.look_from else 0))
 
 
 def _with(span: FaultSpan, **changes: object) -> FaultSpan:

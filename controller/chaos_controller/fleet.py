@@ -18,6 +18,7 @@ from chaos_controller.limits import (
     SESSIONS_PER_S,
     Buckets,
 )
+from chaos_controller.watching import NodeClock, Watched
 from chaos_core.envelope import Envelope
 from chaos_core.lease import REVERT_BUDGET
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -61,6 +62,8 @@ class NodeSession:
     closed: str = ""
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     outbox: asyncio.Queue[pb.ToAgent] = field(default_factory=lambda: asyncio.Queue(QUEUE))
+    watched: dict[str, Watched] = field(default_factory=dict)  # by the watches' ids
+    clock: NodeClock = field(default_factory=NodeClock)
 
     def send(self, message: pb.ToAgent) -> bool:
         """Queue a message. False, and the stream is closed, when the agent takes none."""
@@ -82,6 +85,13 @@ class NodeSession:
         if now - self.reminded_at >= _REMINDER:
             self.reminded_at = now
             self.revert(reason, fault)
+
+    def observed(self, said: pb.Observations, now: int) -> None:
+        """What its probes have seen, for those who asked."""
+        self.clock.heard(said.sent_at_us, now)
+        for seen in said.seen:
+            if seen.watch in self.watched:
+                self.watched[seen.watch].tell(self.clock.here(seen.due_us), seen, now)
 
     def close(self, why: str) -> None:
         """End the stream now, whatever is queued."""

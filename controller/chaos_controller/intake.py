@@ -13,7 +13,15 @@ import json
 from collections.abc import Iterable
 from typing import Any, Final
 
-from chaos_controller.limits import MAX_HEARTBEAT, MAX_HELLO, MAX_KINDS, MAX_LABELS, MAX_STATUSES
+from chaos_controller.limits import (
+    MAX_HEARTBEAT,
+    MAX_HELLO,
+    MAX_KINDS,
+    MAX_LABELS,
+    MAX_OBSERVED,
+    MAX_OFFERED,
+    MAX_STATUSES,
+)
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
@@ -33,6 +41,7 @@ _WORD: Final = 64  # bytes of a name, an id, a state
 _SENTENCE: Final = 300
 _EPOCHS: Final = 2**63
 _SURVIVED_WORDS: Final = ("boot", "run", "fault", "kind")
+_MAX_VALUE: Final = 1e18  # as records keep figures
 _STATUS_WORDS: Final = ("fault", "run", "kind", "state", "reason", "code")
 
 
@@ -60,6 +69,9 @@ def hello(said: pb.Hello) -> Envelope:
             setattr(one, name, printable(getattr(one, name), _WORD))
     _replace(said.addresses, filter(_reachable, said.addresses[:MAX_ADDRESSES]))
     _replace(said.labels, (printable(text, _LABEL) for text in said.labels[:MAX_LABELS]))
+    for name in ("kinds", "hosts", "commands", "files"):
+        offered = getattr(said.probes, name)
+        _replace(offered, (printable(text, _SENTENCE) for text in offered[:MAX_OFFERED]))
     return ceilings
 
 
@@ -77,6 +89,19 @@ def heartbeat(said: pb.Heartbeat, node: str) -> pb.Heartbeat:
             setattr(status, name, printable(getattr(status, name), _WORD))
         status.detail = printable(status.detail, MAX_DETAIL)
     _replace(said.quarantine, (printable(text, MAX_LINE) for text in said.quarantine[:MAX_LINES]))
+    return said
+
+
+def observations(said: pb.Observations, node: str) -> pb.Observations:
+    """Bring what probes have seen into bounds. Raises Refused when no link sends as much."""
+    if len(said.seen) > MAX_OBSERVED:
+        raise Refused(
+            f"{len(said.seen)} observations in a message are more than {MAX_OBSERVED}", where=node
+        )
+    for seen in said.seen:
+        seen.text = printable(seen.text, _SENTENCE)
+        if not abs(seen.value) <= _MAX_VALUE:  # NaN neither
+            seen.ok, seen.text = False, "what it told is no figure"
     return said
 
 

@@ -19,6 +19,8 @@ MAX_HELLO: Final = 128 * 1024  # bytes; the schemas of all kinds
 MAX_HEARTBEAT: Final = 128 * 1024
 MAX_KINDS: Final = 200  # in a hello
 MAX_LABELS: Final = 32  # in a hello
+MAX_OBSERVED: Final = 256  # in one message; a link sends 200 at most, five times a second
+MAX_OFFERED: Final = 64  # hosts, commands or files in a hello
 MAX_STATUSES: Final = 64  # in a heartbeat; a keeper tells of 32 at most
 # An agent heartbeats each second and at each change; more than this is a flood.
 MESSAGES_PER_S: Final = 20.0

@@ -12,16 +12,18 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from chaos_controller.config import Probes
+from chaos_controller.fleet import Fleet
 from chaos_core.errors import InvalidInput
 from chaos_experiment import site
 from chaos_experiment.load import Loaded, combined
+from chaos_experiment.offer import MAX_LOOKS_PER_S, MAX_WATCHED, Offer, looks_per_s
 from chaos_experiment.probes import Context, Probe
 from chaos_experiment.site import Site
 from chaos_experiment.source import MAX_BYTES
@@ -62,6 +64,26 @@ class Probing:
         if problems:
             raise combined(problems, loaded.name)
 
+    def check_nodes(
+        self, loaded: Loaded, chosen: Mapping[str, Sequence[str]], fleet: Fleet
+    ) -> None:
+        """Raise InvalidInput, naming probe, field and node, for what a node that is to look does
+        not allow; only its link decides."""
+        problems: list[InvalidInput] = []
+        asked: dict[str, list[Probe]] = {}
+        for name, probe in loaded.probes.items():
+            for node in chosen[probe.look_from] if probe.look_from else ():
+                asked.setdefault(node, []).append(probe)
+                try:
+                    _allowed_on(node, fleet, asked[node])
+                except InvalidInput as error:
+                    place = loaded.place(name, probe.kind, *filter(None, [error.where]))
+                    problems.append(
+                        InvalidInput(f"{node}: {error.what}", where=place, hint=error.hint)
+                    )
+        if problems:
+            raise combined(problems, loaded.name)
+
     async def check_one(self, loaded: Loaded, name: str, probe: Probe) -> None:
         """The same of one probe."""
         problem = await self._problem(loaded, name, probe)
@@ -69,6 +91,8 @@ class Probing:
             raise problem
 
     async def _problem(self, loaded: Loaded, name: str, probe: Probe) -> InvalidInput | None:
+        if probe.look_from:  # what a node may do is not ours to say
+            return None
         try:
             await self._allowed(probe)
             await probe.check(self.context)
@@ -116,6 +140,20 @@ def read_site(path: Path) -> Site:
             hint=f"chown root {path}; chmod go-w {path}",
         )
     return site.load(text, str(path))
+
+
+def _allowed_on(node: str, fleet: Fleet, asked: Sequence[Probe]) -> None:
+    """Whether the node lets the last of these look beside the others. Raises InvalidInput."""
+    session = fleet.sessions.get(node)
+    if session is None:
+        raise InvalidInput("it is not connected", hint="chaosctl nodes")
+    said = session.hello.probes
+    offer = Offer(tuple(said.kinds), tuple(said.hosts), tuple(said.commands), tuple(said.files))
+    offer.check(asked[-1])
+    if len(asked) > MAX_WATCHED:
+        raise InvalidInput(f"more than {MAX_WATCHED} probes look from one node")
+    if sum(map(looks_per_s, asked)) > MAX_LOOKS_PER_S:
+        raise InvalidInput(f"more than {MAX_LOOKS_PER_S} looks a second from one node")
 
 
 async def _addresses(host: str) -> list[_Address]:

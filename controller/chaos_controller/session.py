@@ -110,14 +110,21 @@ class AgentLink(rpc.AgentLinkServicer):
                 raise Refused(
                     f"too many messages: more than {MESSAGES_PER_S:g} a second", where=session.node
                 )
-            if message.WhichOneof("message") != "heartbeat":
-                raise InvalidInput("only heartbeats follow a hello", where=session.node)
-            self._heard(session, intake.heartbeat(message.heartbeat, session.node))
+            match message.WhichOneof("message"):
+                case "heartbeat":
+                    self._heard(session, intake.heartbeat(message.heartbeat, session.node))
+                case "observations":
+                    said = intake.observations(message.observations, session.node)
+                    session.observed(said, clock.now())
+                case _:
+                    what = "only heartbeats and observations follow a hello"
+                    raise InvalidInput(what, where=session.node)
 
     def _heard(self, session: NodeSession, heartbeat: pb.Heartbeat) -> None:
         """Answer first, think later: the lease runs from when the node sent this."""
         now = clock.now()
         session.heartbeat, session.heard_at = heartbeat, now
+        session.clock.heard(heartbeat.sent_at_us, now)
         self._fence(session, heartbeat.epoch)
         if not session.fenced:
             self._grant(session, heartbeat, now)

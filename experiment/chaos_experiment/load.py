@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from chaos_core import faults
 from chaos_core.errors import InvalidInput
-from chaos_experiment import conditions, params, probes, timeline, tolerances, wording
+from chaos_experiment import conditions, offer, params, probes, timeline, tolerances, wording
 from chaos_experiment.conditions import Condition
 from chaos_experiment.params import mapping, text_of, texts
 from chaos_experiment.plan import Plan, Slo
-from chaos_experiment.probes import Mode, Probe
+from chaos_experiment.probes import Mode, Place, Probe
 from chaos_experiment.scenario import (
     Scenario,
     SloTargets,
@@ -120,6 +120,7 @@ class Loader:
         scenario = self._model(filled)
         self.read_probes(filled)
         self._conditions(filled)
+        self._places(filled)
         for path, item in _fault_items(filled.get("timeline"), ("timeline",)):
             self._fault(path, item)
         self.give_up_if_bad()
@@ -128,7 +129,7 @@ class Loader:
         line.add(scenario.timeline)
         if not line.steps:
             self.problem(("timeline",), "nothing is done in it", "add a fault")
-        self._unused(scenario, line.used)
+        self._unused(scenario, line.used | {each.look_from for each in self.probes.values()})
         slo = self._slo(scenario, environment)
         self.give_up_if_bad()
         steps = sorted(line.steps, key=lambda step: step.at)
@@ -241,6 +242,24 @@ class Loader:
             rows = self.conditions[part]
             for bad, why in tolerances.contradictions(rows, steady=steady, abort=abort):
                 self.problem(places[id(bad)], f"{bad.text!r} {why}", "one of the two is wrong")
+
+    def _places(self, data: Mapping[str, Any]) -> None:
+        """Whether each probe can look from where it is to look from."""
+        targets = mapping(data.get("targets"))
+        per_node = {condition.probe for condition in self.wheres.values()}
+        for name, probe in self.probes.items():
+            path = ("probes", name, probe.kind, "from")
+            if name in per_node and (probe.look_from or probe.place is Place.NODE):
+                what = "the probe of a target's `where` looks from the controller"
+                self.problem(path, what, "look at ${node.address} with another kind, without from")
+            elif probe.look_from and probe.look_from not in targets:
+                hint = faults.nearest(probe.look_from, targets) if targets else "there are none"
+                self.problem(path, f"there is no target {probe.look_from!r}", hint)
+            elif probe.look_from:
+                try:
+                    offer.check_moderate(probe)
+                except InvalidInput as error:
+                    self.problem((*path[:3], error.where), error.what, error.hint)
 
     def condition(self, path: Path, text: str, declared: Mapping[str, Any]) -> Condition | None:
         try:

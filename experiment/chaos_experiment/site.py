@@ -27,7 +27,7 @@ from chaos_experiment import probes, wording
 from chaos_experiment.conditions import Condition
 from chaos_experiment.load import Loaded, Loader
 from chaos_experiment.params import mapping, text_of
-from chaos_experiment.probes import Probe
+from chaos_experiment.probes import Place, Probe
 from chaos_experiment.scenario import Name, Part, Text
 from chaos_experiment.source import Source, read
 
@@ -100,6 +100,10 @@ def load(
             loader.problem(path, *wording.words(each, Rule if len(path) > 1 else SiteSpec))
     loader.give_up_if_bad()
     loader.read_probes(data)
+    for probe, made in loader.probes.items():
+        if made.look_from or made.place is Place.NODE:
+            what = "a site's probe looks from the controller: a site has no targets"
+            loader.problem(("probes", probe, made.kind), what, "another kind, without from")
     declared = mapping(data.get("probes"))
     found: dict[str, tuple[Condition, ...]] = {
         part: tuple(_rules(loader, part, data, declared)) for part in _PARTS

@@ -107,6 +107,12 @@ def _hello(dice: Dice) -> bytes:
     return pb.FromAgent(hello=hello).SerializeToString()
 
 
+def _said(dice: Dice) -> pb.FromAgent:
+    if dice.one_in(3):
+        return pb.FromAgent(observations=message(dice, pb.Observations()))
+    return pb.FromAgent(heartbeat=message(dice, pb.Heartbeat()))
+
+
 def _make(dice: Dice) -> list[Step]:
     return [_step(dice) for _ in range(dice.randrange(1, 5))]
 
@@ -115,7 +121,7 @@ def _step(dice: Dice) -> Step:
     match dice.randrange(6):
         case 0 | 1 | 2:
             beats = [
-                pb.FromAgent(heartbeat=message(dice, pb.Heartbeat())).SerializeToString()
+                _said(dice).SerializeToString()
                 for _ in range(dice.rarely(dice.randrange(5), 150, sides=20))
             ]
             sent = [_hello(dice), *beats]

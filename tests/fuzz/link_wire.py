@@ -22,10 +22,11 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 from tests.fuzz import fault_params, judge
 from tests.fuzz.controller_wire import message
-from tests.fuzz.dice import Dice
+from tests.fuzz.dice import Dice, dumped
 from tests.fuzz.harness import Check, Target
 from tests.fuzz.pretend import VIEW, Kernel, Quiet, supervisor
 
+from chaos_agent.allowed import KINDS, ProbeRules
 from chaos_agent.config import AgentConfig
 from chaos_agent.link import Link
 from chaos_core import envelope
@@ -57,6 +58,8 @@ def _step(dice: Dice) -> Step:
             return "send", [dice.randbytes(dice.choice((1, 60, 70_000, 2_000_000)))]
         case 3:
             return "send", [_apply(dice)]
+        case 4:
+            return "send", [_watch(dice) for _ in range(dice.choice((1, 4, 40)))]
         case _:
             said = [message(dice, pb.ToAgent()).SerializeToString() for _ in range(4)]
             return "send", [dice.rarely(data, dice.damaged(data), sides=3) for data in said]
@@ -69,6 +72,30 @@ def _apply(dice: Dice) -> bytes:
     apply = pb.Apply(epoch=1, ttl_us=3_000_000, run="r-1", fault=fault, kind=kind, params=params)
     apply.seq, apply.duration_us = 0, 10_000_000
     return pb.ToAgent(apply=apply).SerializeToString()
+
+
+def _watch(dice: Dice) -> bytes:
+    """Something to look at, or no longer: as a controller would ask, or as none ever did."""
+    name = dice.choice(("1", "2", dice.wire_text()))
+    if dice.one_in(3):
+        return pb.ToAgent(unwatch=pb.Unwatch(id=name)).SerializeToString()
+    kind = dice.rarely(dice.choice(KINDS), "redis", "_watch", "os", "../x", dice.wire_text())
+    fields: dict[str, Any] = {"from": "web", "metric": dice.choice(("cpu", "load", "count", "x"))}
+    for name_of_one in dice.sample(_FIELDS, dice.randrange(5)):
+        fields[name_of_one] = dice.rarely(dice.choice(_VALUES), dice.value())
+    params = dice.rarely(dumped(fields), dice.nested(), dumped(dice.value()))
+    watch = pb.Watch(id=name, kind=kind, params=params)
+    return pb.ToAgent(watch=watch).SerializeToString()
+
+
+_FIELDS = (
+    *("url", "address", "name", "server", "command", "path", "unit", "cmdline", "rate"),
+    *("interval", "timeout", "retries", "initial_delay", "mode", "method", "body_matches"),
+)
+_VALUES = (
+    *("http://127.0.0.1:1/", "127.0.0.1:1", "localhost", "127.0.0.1", "true", "/proc/stat"),
+    *("100ms", "1s", "60s", 1, 10, 100, 1_000, "GET", "POST", "(a+)+$", "nginx", "*a*a*a*b"),
+)
 
 
 class Rogue:
@@ -229,7 +256,8 @@ class _Stage:
         )
         await self._server.start()
         self.keeper = Keeper(home / "keeper.sock", self._made, self._kernel)
-        config = AgentConfig("n1", f"127.0.0.1:{port}", runtime=home, pki=home)
+        rules = ProbeRules(("127.0.0.1", "localhost"), ("/proc/stat",), {"true": ("/bin/true",)})
+        config = AgentConfig("n1", f"127.0.0.1:{port}", runtime=home, pki=home, probes=rules)
         self._tasks = [
             asyncio.create_task(self.keeper.run()),
             asyncio.create_task(Link(config, Quiet()).run()),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from chaos_agent import config
+from chaos_agent import allowed, config
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.units import Duration, Percent
+from chaos_experiment import probes
+from chaos_experiment.probes import Place
 
 
 def test_an_empty_file_is_a_production_node_without_a_controller() -> None:
@@ -62,6 +64,16 @@ def test_a_full_file_is_read() -> None:
         ("[network]\nmark_mask = 1\n", "agent.toml:2", "mask"),
         ("[network]\nssh_ports = []\n", "agent.toml:2", "1 to 15"),
         ('[network]\nprotected = ["10.0.0.1/8"]\n', "agent.toml:2", "host bits"),
+        ('[probes]\nhosts = "localhost"\n', "agent.toml:2", "a list"),
+        ('[probes]\nhosts = ["10.0.0.1/8"]\n', "agent.toml:2", "host bits"),
+        ('[probes]\nhosts = ["a b"]\n', "agent.toml:2", "no host, address or CIDR"),
+        ('[probes]\nfiles = ["heartbeat"]\n', "agent.toml:2", "not an absolute path"),
+        ('[probes]\nkinds = ["redis"]\n', "agent.toml:2", "'redis' is not one of host, process"),
+        ('[probes]\ncommands = ["x"]\n', "agent.toml:2", "a table"),
+        ('[probes.commands]\nx = "ls"\n', "agent.toml:2", "a list of words"),
+        ('[probes.commands]\n\nx = ["ls"]\n', "agent.toml:3", "not the absolute path"),
+        ('[probes.commands]\n"X y" = ["/bin/ls"]\n', "agent.toml:2", "its name is"),
+        ("[probes]\nhost = []\n", "agent.toml:2", "unknown key 'host'"),
     ],
 )
 def test_a_mistake_is_told_with_file_line_and_field(text: str, where: str, what: str) -> None:
@@ -69,6 +81,29 @@ def test_a_mistake_is_told_with_file_line_and_field(text: str, where: str, what:
         config.parse(text, "agent.toml")
     assert caught.value.where == where
     assert what in caught.value.what
+
+
+def test_what_probes_may_touch_is_nothing_unless_it_is_listed() -> None:
+    assert config.parse("", "agent.toml").probes.kinds == ("host", "process")
+    text = """
+        [probes]
+        hosts = ["10.77.0.0/24", "LocalHost", "fd00::1"]
+        files = ["/srv/heartbeat"]
+        [probes.commands]
+        depth = ["/usr/bin/depth", "--orders"]
+        """
+    read = config.parse(text, "agent.toml").probes
+    assert read.hosts == ("10.77.0.0/24", "localhost", "fd00::1")
+    assert read.commands == {"depth": ("/usr/bin/depth", "--orders")}
+    assert read.kinds == ("host", "process", "http", "tcp", "dns", "grpc", "command", "file")
+    fewer = config.parse('[probes]\nkinds = ["host", "http"]\n', "agent.toml").probes
+    assert fewer.kinds == ("host",)
+
+
+def test_the_kinds_that_a_node_offers_are_those_that_can_look_from_one() -> None:
+    able = {name for name, kind in probes.kinds().items() if kind.place is not Place.CONTROLLER}
+    assert set(allowed.KINDS) == able
+    assert set(allowed.MACHINE) == {n for n in able if probes.kinds()[n].place is Place.NODE}
 
 
 def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:

@@ -68,6 +68,11 @@ def test_a_probe_of_the_sites_name_is_refused_with_both_places() -> None:
         ("/run/traffic, interval", "/run/traffic, mode: end, interval", "sees nothing then"),
         ("condition: traffic.value < 80", "condition: backup.value < 80", "no condition asks"),
         ("path: /run/traffic", "pfad: /run/traffic", "s.yaml:3:probes.traffic.file"),
+        (
+            "backup: {file: {path: /var/backups/age, interval: 1s}}",
+            "backup: {file: {path: /var/backups/age, from: web}}",
+            "s.yaml:2:probes.backup.file: a site's probe looks from the controller",
+        ),
     ],
 )
 def test_mistakes_are_named_with_their_place(old: str, new: str, says: str) -> None:

@@ -13,7 +13,7 @@ from chaos_experiment.probes._page import page
 
 KINDS = {
     *("http", "tcp", "dns", "grpc", "prometheus", "alertmanager", "postgres", "redis", "etcd"),
-    *("file", "command"),
+    *("file", "command", "host", "process"),
 }
 
 
@@ -52,7 +52,8 @@ def test_parameters_of_all_kinds(fields: dict[str, object], words: str) -> None:
 def test_checking_a_scenario_loads_no_library() -> None:
     code = (
         "import sys; from chaos_experiment.probes import kinds; kinds();"
-        "print([m for m in ('httpx', 'anyio', 'psycopg', 'grpc', 'dns') if m in sys.modules])"
+        "names = ('httpx', 'anyio', 'psycopg', 'grpc', 'dns', 'psutil');"
+        "print([m for m in names if m in sys.modules])"
     )
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

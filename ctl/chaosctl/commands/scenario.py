@@ -196,6 +196,7 @@ def _print(loaded: Loaded, done: Rehearsal) -> None:
     )
     typer.echo("\nTargets, picked from the fleet at the start:")
     output.fields((f"  {name}", target) for name, target in loaded.targets.items())
+    _print_lookouts(loaded)
     _print_conditions(loaded)
     typer.echo("")
     output.table(("TIME", "EVENT", "ON", "UNTIL"), _timeline(loaded))
@@ -246,6 +247,15 @@ def _print_effects(done: Rehearsal) -> None:
             for line in effects.describe(effect).splitlines():
                 typer.echo(f"  {line}")
         typer.echo(f"  ended at the latest by: {one.fault.lease_holder}")
+
+
+def _print_lookouts(loaded: Loaded) -> None:
+    found = [(name, probe) for name, probe in loaded.probes.items() if probe.look_from]
+    if found:
+        typer.echo("\nLook from each node of a target, if its agent.toml allows it:")
+        output.fields(
+            (f"  {name}", f"{probe.kind} from {probe.look_from}") for name, probe in found
+        )
 
 
 def _print_conditions(loaded: Loaded) -> None:
@@ -314,6 +324,10 @@ def _as_json(loaded: Loaded, done: Rehearsal) -> dict[str, Any]:
         "targets": {
             name: target.model_dump(mode="json", exclude_defaults=True)
             for name, target in loaded.targets.items()
+        },
+        "probes": {
+            name: {"kind": probe.kind, "from": probe.look_from or None}
+            for name, probe in loaded.probes.items()
         },
         "conditions": {
             "preflight": [each.text for each in plan.preflight],

@@ -12,7 +12,7 @@ import importlib
 import os
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +33,14 @@ Emit = Callable[[Observation], None]
 
 # What a scenario calls something by that only the controller has: a secret, a command.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+
+
+class Place(StrEnum):
+    """Where a kind of probe can look from."""
+
+    CONTROLLER = "controller"
+    EITHER = "either"
+    NODE = "node"
 
 
 class Mode(StrEnum):
@@ -102,7 +110,8 @@ class Probe(BaseModel, ABC):
     """One kind of probe with its parameters. Subclasses set the class variables.
 
     A look that takes longer than ``timeout`` has failed; one that failed is repeated
-    ``retries`` times before it counts.
+    ``retries`` times before it counts. ``look_from`` is ``from`` in a scenario; what kinds that
+    look from nodes may do there is ``chaos_experiment.offer``'s.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,7 +119,14 @@ class Probe(BaseModel, ABC):
     kind: ClassVar[str]
     summary: ClassVar[str]
     example: ClassVar[Mapping[str, Any]]
+    place: ClassVar[Place] = Place.CONTROLLER
 
+    look_from: str = Field(
+        default="",
+        alias="from",
+        max_length=32,
+        description="a target whose nodes look, each of them; the controller unless said",
+    )
     mode: Mode = Field(default=Mode.CONTINUOUS, description="when it looks")
     interval: Interval = Field(default=Duration.parse("1s"), description="time between two looks")
     timeout: Timeout = Field(default=Duration.parse("2s"), description="a longer look failed")
@@ -157,10 +173,20 @@ class Probe(BaseModel, ABC):
 @cache
 def kinds() -> Mapping[str, type[Probe]]:
     """Every known probe by its kind, sorted."""
-    found: dict[str, type[Probe]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
-                if isinstance(value, type) and issubclass(value, Probe) and hasattr(value, "kind"):
-                    found[value.kind] = value
-    return dict(sorted(found.items()))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    found = [kind for name in modules if not name.startswith("_") for kind in _defined(name)]
+    return {kind.kind: kind for kind in sorted(found, key=lambda kind: kind.kind)}
+
+
+def lookup(name: str) -> type[Probe]:
+    """One kind, loading no other's module. Raises KeyError."""
+    modules = {module.name for module in pkgutil.iter_modules(__path__)}
+    if name.startswith("_") or name not in modules:
+        raise KeyError(name)
+    return next(kind for kind in _defined(name) if kind.kind == name)
+
+
+def _defined(module: str) -> Iterator[type[Probe]]:
+    for value in vars(importlib.import_module(f"{__name__}.{module}")).values():
+        if isinstance(value, type) and issubclass(value, Probe) and hasattr(value, "kind"):
+            yield value

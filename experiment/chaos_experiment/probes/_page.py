@@ -32,6 +32,9 @@ protected = ["10.0.9.0/24"]               # no probe talks to these
 queue-depth = ["/usr/local/bin/queue-depth", "--orders"]
 ```
 
+Who looks is the controller, or with `from` the nodes of a target: by the same schedule, within what
+their own `agent.toml` allows ([how](scenarios.md#probes)).
+
 Before anything begins the controller asks of every probe whether it could look: a query that
 Prometheus cannot parse, a command that is not allowed, a secret that is not there, a host that
 is `protected` or a cloud's metadata address, a load on the controller's own ports. Each is
@@ -53,11 +56,12 @@ def page() -> str:
 
 def _section(kind: type[Probe]) -> str:
     own = [name for name in kind.model_fields if name not in Probe.model_fields]
+    place = {"node": " Looks from nodes.", "either": " Looks from nodes too."}.get(kind.place, "")
     example = kind.model_validate(kind.example)
     lines = "\n".join(f"      {key}: {_yaml(value)}" for key, value in kind.example.items())
     value = "the latency" if example.latency else _VALUE[example.unit]
     return (
-        f"\n## {kind.kind}\n\n{kind.summary[0].upper()}{kind.summary[1:]}. "
+        f"\n## {kind.kind}\n\n{kind.summary[0].upper()}{kind.summary[1:]}.{place} "
         f"Value in the example: {value}.\n{inspect.cleandoc(kind.__doc__ or '')}\n\n"
         f"```yaml\nprobes:\n  shop:\n    {kind.kind}:\n{lines}\n```\n\n"
         "| parameter | default | meaning |\n|---|---|---|\n"
@@ -68,7 +72,7 @@ def _section(kind: type[Probe]) -> str:
 def _row(name: str, kind: type[Probe]) -> str:
     field = kind.model_fields[name]
     default = "required" if field.is_required() else _yaml(field.default) or "none"
-    return f"| `{name}` | {default} | {field.description} |\n"
+    return f"| `{field.alias or name}` | {default} | {field.description} |\n"
 
 
 def _yaml(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""``command``: a program that the controller's own file names."""
+"""``command``: a program that the own file of the machine names which looks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 from pydantic import Field
 
 from chaos_core.errors import InvalidInput
-from chaos_experiment.probes import Context, Name, Probe, Seen
+from chaos_experiment.probes import Context, Name, Place, Probe, Seen
 from chaos_experiment.probes._numbers import number_or_text
 
 _MAX_OUTPUT: Final = 64 * 1024  # bytes
@@ -21,14 +21,15 @@ _MAX_OUTPUT: Final = 64 * 1024  # bytes
 
 class Command(Probe):
     """What it prints: a number is the value, anything else the text. An exit code other than 0
-    is a failure. It gets no arguments of the scenario's, no shell, and none of the controller's
-    environment but PATH; it is killed at its timeout."""
+    is a failure. It gets no arguments of the scenario's, no shell, and nothing of the environment
+    but PATH; it is killed at its timeout."""
 
     kind = "command"
-    summary = "a program that controller.toml allows, by name"
+    summary = "a program that controller.toml or agent.toml names"
     example: ClassVar[Mapping[str, Any]] = {"command": "queue-depth"}
+    place = Place.EITHER
 
-    command: Name = Field(description="its name in controller.toml")
+    command: Name = Field(description="its name in controller.toml, or in the node's agent.toml")
 
     def hosts(self) -> tuple[str, ...]:
         return ()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from chaos_core.units import SECOND
-from chaos_experiment.probes import Context, Probe, Seen, Unit
+from chaos_experiment.probes import Context, Place, Probe, Seen, Unit
 
 
 class Dns(Probe):
@@ -20,6 +20,7 @@ class Dns(Probe):
     kind = "dns"
     summary = "look a name up: latency, and what it gives"
     example: ClassVar[Mapping[str, Any]] = {"name": "shop.example.org", "expect": ["192.0.2.7"]}
+    place = Place.EITHER
 
     name: str = Field(min_length=1, max_length=253, description="to look up")
     type: Literal["A", "AAAA"] = Field(default="A", description="of its records")

@@ -1,4 +1,4 @@
-"""``file``: a file of the controller's."""
+"""``file``: a file of the machine that looks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from chaos_experiment.probes import Context, Probe, Seen, Unit
+from chaos_experiment.probes import Context, Place, Probe, Seen, Unit
 from chaos_experiment.probes._numbers import number_or_text
 
 _MAX_CONTENT: Final = 64 * 1024  # bytes
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError(f"{path} does not begin with /")
     return path
@@ -26,13 +26,14 @@ def _absolute(path: Path) -> Path:
 class File(Probe):
     """That it exists (1; a failure when not), how long ago it was written, its size in bytes,
     or what is in it: a number is the value, anything else the text. Contents are read only of
-    files that everybody on the controller may read."""
+    files that everybody on that machine may read."""
 
     kind = "file"
-    summary = "a file on the controller: there, age, size, content"
+    summary = "a file: that it is there, its age, size or content"
     example: ClassVar[Mapping[str, Any]] = {"path": "/var/lib/shop/heartbeat", "what": "age"}
+    place = Place.EITHER
 
-    path: Annotated[Path, AfterValidator(_absolute)] = Field(description="absolute")
+    path: Annotated[Path, AfterValidator(absolute)] = Field(description="absolute")
     what: Literal["exists", "age", "size", "content"] = Field(
         default="exists", description="what to tell of it"
     )

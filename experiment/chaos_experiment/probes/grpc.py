@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from chaos_experiment.probes import Context, Probe, Seen, Unit
+from chaos_experiment.probes import Context, Place, Probe, Seen, Unit
 from chaos_experiment.probes._net import Address, split
 
 
@@ -21,6 +21,7 @@ class Grpc(Probe):
     kind = "grpc"
     summary = "the standard health service: SERVING or not"
     example: ClassVar[Mapping[str, Any]] = {"address": "cart:50051", "service": "shop.Cart"}
+    place = Place.EITHER
 
     address: Address = Field(description="host and port")
     service: str = Field(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from chaos_core.units import SECOND
-from chaos_experiment.probes import Context, Look, Probe, Seen, Unit
+from chaos_experiment.probes import Context, Look, Place, Probe, Seen, Unit
 from chaos_experiment.probes._web import Url, host_of, read, trust
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Http(Probe):
     kind = "http"
     summary = "requests a second, sent open-loop: latency, errors, body"
     example: ClassVar[Mapping[str, Any]] = {"url": "http://shop:8080/health", "rate": 20}
+    place = Place.EITHER
 
     url: Url = Field(description="what to ask for")
     rate: float = Field(default=10, ge=0.1, le=1000, description="requests a second")

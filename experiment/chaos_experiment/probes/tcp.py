@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from chaos_experiment.probes import Context, Probe, Seen, Unit
+from chaos_experiment.probes import Context, Place, Probe, Seen, Unit
 from chaos_experiment.probes._net import Address, connected, split
 
 
@@ -18,6 +18,7 @@ class Tcp(Probe):
     kind = "tcp"
     summary = "connect to a port, and hang up"
     example: ClassVar[Mapping[str, Any]] = {"address": "shop:5432"}
+    place = Place.EITHER
 
     address: Address = Field(description="host and port")
 

@@ -188,6 +188,10 @@ class Agent:
     addresses: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     survived: tuple[pb.Survived, ...] = ()
+    offers: pb.ProbeOffer = field(default_factory=pb.ProbeOffer)
+    sees: Callable[[pb.Watch], pb.Observation | None] = lambda _: None  # ten times a second
+    ahead: int = 0  # of its clock, µs
+    watches: dict[str, pb.Watch] = field(default_factory=dict)
     on_apply: Callable[[pb.Apply], None] = lambda _: None
     sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
@@ -230,6 +234,7 @@ class Agent:
             addresses=self.addresses,
             labels=self.labels,
             survived=self.survived,
+            probes=self.offers,
             kinds=[
                 pb.KindOffer(kind=kind, ok=not self.unable, why=self.unable) for kind in kinds()
             ],
@@ -255,7 +260,7 @@ class Agent:
                 self.sent.append(self.table.heartbeat(now))
                 beat = pb.Heartbeat(
                     seq=self.sent[-1],
-                    sent_at_us=now,
+                    sent_at_us=now + self.ahead,
                     epoch=self.table.epoch,
                     faults=self.faults.values(),
                     quarantine=self.quarantine,
@@ -263,9 +268,26 @@ class Agent:
                 # Time passes also when nobody hears.
                 with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
                     await self.stream.write(pb.FromAgent(heartbeat=beat))
+                    await self.observe(*map(self.sees, self.watches.values()))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await self._change.wait()
+
+    async def observe(self, *seen: pb.Observation | None) -> None:
+        """Say what its probes have seen, if anything."""
+        told = [each for each in seen if each is not None]
+        if told:
+            said = pb.Observations(sent_at_us=clock.now() + self.ahead, seen=told)
+            await self.stream.write(pb.FromAgent(observations=said))
+
+    def saw(self, value: float) -> None:
+        """From now on every probe sees that, as it is due."""
+
+        def sees(watch: pb.Watch) -> pb.Observation:
+            due = clock.now() + self.ahead
+            return pb.Observation(watch=watch.id, due_us=due, ok=True, value=value)
+
+        self.sees = sees
 
     async def _read(self) -> None:
         try:
@@ -295,6 +317,10 @@ class Agent:
                 for fault in [chosen] if chosen else list(self.faults):
                     self.table.drop(fault)
                     self._end(fault, "revert")
+            case "watch":
+                self.watches[message.watch.id] = message.watch
+            case "unwatch":
+                self.watches.pop(message.unwatch.id, None)
             case "release" if not self.stays_quarantined:
                 self.quarantine = ()
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from chaos_agent.allowed import ProbeRules
 from chaos_agent.config import AgentConfig
 from chaos_agent.link import Link
 from chaos_controller import clock
 from chaos_core import envelope
 from chaos_core.faults import kinds
 from chaos_core.log import Log
-from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Hello, to_keeper
+from chaos_core.messages import Apply, FaultStatus, Grant, Heartbeat, Hello, Revert, to_keeper
 from chaos_core.units import Duration
 from chaos_proto import enrol, pki
 from chaos_proto.credentials import Credentials
@@ -68,6 +69,15 @@ class Keeper:
                     state="in_force",
                     in_force_at=clock.now(),
                 )
+                over = message.duration_us / 1_000_000
+                asyncio.get_running_loop().call_later(over, self._end, "duration")
+            elif isinstance(message, Revert):
+                self._end("revert")
+
+    def _end(self, reason: str) -> None:
+        if self._fault is not None and self._fault.state == "in_force":
+            ended = {"state": "ended", "reason": reason, "ended_at": clock.now()}
+            self._fault = self._fault.model_copy(update=ended)
 
     async def _beat(self, connection: socket.socket) -> None:
         offer = {"summary": "", "schema": {}, "lease_holder": "", "risky": False, "ok": True}
@@ -104,11 +114,19 @@ def logger(lines: list[str]) -> logging.Logger:
 
 
 @contextlib.asynccontextmanager
-async def linked(rig: Rig, home: Path, said: list[str] | None = None) -> AsyncIterator[Keeper]:
+async def linked(
+    rig: Rig, home: Path, said: list[str] | None = None, probes: ProbeRules | None = None
+) -> AsyncIterator[Keeper]:
     """A link of n1 with the identity in ``home``, and its keeper. ``said`` is what it logs."""
     runtime = rig.directory / "run"
     runtime.mkdir()
-    config = AgentConfig(node="n1", controller=rig.address, runtime=runtime, pki=home)
+    config = AgentConfig(
+        node="n1",
+        controller=rig.address,
+        runtime=runtime,
+        pki=home,
+        probes=probes or ProbeRules(),
+    )
     keeper = Keeper(config.socket)
     link = Link(config, Log(logger([] if said is None else said)))
     tasks = [asyncio.create_task(keeper.run()), asyncio.create_task(link.run())]
