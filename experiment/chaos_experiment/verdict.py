@@ -8,6 +8,7 @@ proof. The figures are those of the probes that the steady state names, since th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -166,7 +167,9 @@ def _at_most(
     """A row of a target that is an upper bound; ``nothing`` says why there is no value."""
     measured = nothing if value is None else show(value, unit)
     held = value is not None and value <= target
-    return SloRow(name=name, target=f"≤ {show(target, unit)}", measured=measured, held=held)
+    # What was asked for is a round figure; what was measured has its digits.
+    bound = re.sub(r"\.0+ ", " ", show(target, unit))
+    return SloRow(name=name, target=f"≤ {bound}", measured=measured, held=held)
 
 
 # ── score ─────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.simulated_runs import BASELINE, refused, simulated
 
 from chaos_experiment.compare import compare
-from chaos_experiment.record import Check, Event, PhaseSpan, Point, ProbeRecord, Record
+from chaos_experiment.record import Check, Event, FaultSpan, PhaseSpan, Point, ProbeRecord, Record
 from chaos_experiment.reports import _content as content
 from chaos_experiment.reports import _svg as svg
 from chaos_experiment.reports import formats, html, junit, markdown
@@ -140,6 +140,15 @@ def test_the_timeline_has_what_was_done_beside_what_was_seen() -> None:
     text = "guard: abort: shop.error_rate > 5% over 5s for 5s was 7.25 %"
     assert ("T+0:17", "", text) in rows
     assert content.timeline(EMPTY) == []
+
+
+def test_parameters_are_shown_as_one_writes_them() -> None:
+    span = FaultSpan(
+        step=1, kind="network.reject", params={"peers": ["role=db", "n1"], "share": "10%"},
+        nodes=["n2"], start_us=None, end_us=None, verdict="refused", reason="",
+    )  # fmt: skip
+    record = Record(id="r-1", title="t", started="2026-11-28T16:00:00Z", faults=[span])
+    assert content.faults(record)[0][1] == "network.reject peers=role=db,n1 share=10%"
 
 
 def test_the_sample_that_decided() -> None:

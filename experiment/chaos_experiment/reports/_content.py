@@ -138,7 +138,7 @@ TIMELINE = ("time", "event", "response")
 
 def timeline(record: Record) -> Rows:
     """``T+m:ss``, what was done, and what was seen of it."""
-    done = ("phase", "fault", "note", "operator")
+    done = ("created", "phase", "fault", "note", "operator")
     rows: Rows = []
     for event in record.events:
         text = f"{event.node}: {event.text}" if event.node else event.text
@@ -154,13 +154,18 @@ FAULTS = ("step", "fault", "nodes", "from", "to", "in force")
 def faults(record: Record) -> Rows:
     rows: Rows = []
     for fault in record.faults:
-        params = " ".join(f"{key}={value}" for key, value in fault.params.items())
+        params = " ".join(f"{key}={_value(value)}" for key, value in fault.params.items())
         start = NONE if fault.start_us is None else clock(record, fault.start_us)
         end = NONE if fault.end_us is None else clock(record, fault.end_us)
         why = f"{fault.verdict}: {fault.reason}" if fault.reason else fault.verdict
         nodes = ", ".join(fault.nodes)
         rows.append((str(fault.step), f"{fault.kind} {params}", nodes, start, end, why))
     return rows
+
+
+def _value(value: object) -> str:
+    """A parameter as one writes it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 FIGURES = ("probe", "phase", "looks", "failed", "p50", "p95", "p99", "max")
