@@ -234,6 +234,18 @@ def test_a_page_is_well_formed() -> None:
     assert root.tag == "html"
 
 
+@pytest.mark.parametrize(
+    ("cell", "breaks"),
+    [("T+0:15", False), ("−0:30", False), ("≤ 120 s", False), ("40.0 of 40", False),
+     ("The network to the database is slow", True), ("10 % of new connections are refused", True),
+     ("Two", True)],
+)  # fmt: skip
+def test_figures_stay_on_one_line_and_titles_do_not(cell: str, breaks: bool) -> None:
+    title = Record(id="r-1", title=cell, started="2026-11-28T16:00:00Z", verdict="passed")
+    page = html.render_suite([title], "Suite")
+    assert (f"<td>{cell}</td>" in page) is breaks
+
+
 def test_the_charts_of_a_run() -> None:
     text = html.render(ABORTED)
     labels = [a["aria-label"] for tag, a in Tags(text).found if a.get("class") == "wide"]
