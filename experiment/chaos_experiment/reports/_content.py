@@ -241,7 +241,7 @@ def scorecard(records: Iterable[Record]) -> Rows:
         rows.append(
             (
                 record.id,
-                record.title,
+                f"{record.title} · {record.level}" if record.level else record.title,
                 verdict(record),
                 NONE if record.score is None else f"{record.score:.1f}",
                 seconds(record.detection_us),
