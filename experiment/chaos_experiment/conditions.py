@@ -171,6 +171,8 @@ def parse(text: str) -> Condition:
 
 def show(value: float, unit: str) -> str:
     """A figure with its unit, as short as it can be read."""
+    if unit == "duration" and not value:
+        return "0 s"
     if unit == "duration":
         return f"{value / 1_000_000:.2f} s" if value >= 1_000_000 else f"{value / 1000:.1f} ms"
     return f"{value:.4g} %" if unit == "percent" else f"{value:.6g}"

@@ -9,6 +9,7 @@ Those of the controller's site say nothing about this system's part in it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -169,7 +170,9 @@ def _at_most(
     """A row of a target that is an upper bound; ``nothing`` says why there is no value."""
     measured = nothing if value is None else show(value, unit)
     held = value is not None and value <= target
-    return SloRow(name=name, target=f"≤ {show(target, unit)}", measured=measured, held=held)
+    # What was asked for is a round figure; what was measured has its digits.
+    bound = re.sub(r"\.0+ ", " ", show(target, unit))
+    return SloRow(name=name, target=f"≤ {bound}", measured=measured, held=held)
 
 
 # ── score ─────────────────────────────────────────────────────────────────────────────────

@@ -141,7 +141,7 @@ TIMELINE = ("time", "event", "response")
 
 def timeline(record: Record) -> Rows:
     """``T+m:ss``, what was done, and what was seen of it."""
-    done = ("phase", "fault", "note", "operator")
+    done = ("created", "phase", "fault", "note", "operator")
     rows: Rows = []
     for event in record.events:
         text = f"{event.node}: {event.text}" if event.node else event.text
@@ -157,13 +157,18 @@ FAULTS = ("step", "fault", "nodes", "from", "to", "in force")
 def faults(record: Record) -> Rows:
     rows: Rows = []
     for fault in record.faults:
-        params = " ".join(f"{key}={value}" for key, value in fault.params.items())
+        params = " ".join(f"{key}={_value(value)}" for key, value in fault.params.items())
         start = NONE if fault.start_us is None else clock(record, fault.start_us)
         end = NONE if fault.end_us is None else clock(record, fault.end_us)
         why = f"{fault.verdict}: {fault.reason}" if fault.reason else fault.verdict
         nodes = ", ".join(fault.nodes)
         rows.append((str(fault.step), f"{fault.kind} {params}", nodes, start, end, why))
     return rows
+
+
+def _value(value: object) -> str:
+    """A parameter as one writes it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 FIGURES = ("probe", "phase", "looks", "failed", "p50", "p95", "p99", "max")
@@ -245,7 +250,7 @@ def scorecard(records: Iterable[Record]) -> Rows:
         rows.append(
             (
                 record.id,
-                record.title,
+                f"{record.title} · {record.level}" if record.level else record.title,
                 verdict(record),
                 NONE if record.score is None else f"{record.score:.1f}",
                 seconds(record.detection_us),

@@ -21,6 +21,7 @@ from chaos_lab.fleet import Fleet
 from chaos_lab.library.cases import Case
 
 _LONGEST_S = 900.0
+_LOAD = 6  # requests a second: what the VMs carry on a machine that has other work too
 _IN_FORCE = {"held", "aborted"}  # verdicts of faults that were, until their end or the guard's
 
 
@@ -100,7 +101,7 @@ def play(
 def _play(fleet: Fleet, case: Case) -> Record:
     """One experiment by ``chaosctl run``, from its scenario to its record."""
     level = ["--level", case.level] if case.level else []
-    words = ["run", str(case.file), *level, "--yes", "-o", "json"]
+    words = ["run", str(case.file), *level, "--set", f"load={_LOAD}", "--yes", "-o", "json"]
     going = Injection(provision.operator_argv(fleet, words))
     going.wait(_LONGEST_S)
     if not going.events:
