@@ -279,6 +279,10 @@ class Net:
         """Run a command at the peer."""
         return run(*self._there, *words, check=check)
 
+    def take(self, device: str) -> None:
+        """Move a device of this side to the peer."""
+        run("ip", "link", "set", device, "netns", self._there[1].removeprefix("--net="))
+
     def socket_there(self, family: int, kind: int) -> socket.socket:
         """A socket of the peer's, for this process to use."""
         return _inside(self._peer, lambda: socket.socket(AF[family], kind))
@@ -591,7 +595,7 @@ def listing(net: Net) -> Callable[[], list[str]]:  # noqa: ARG001
     """What the tools list of this namespace, less what is ours while a fault is in force."""
     # A table that nobody has opened is not listed; one that we have opened stays, empty.
     for open_table in (iptc().Table, iptc().Table6):
-        for name in ("mangle", "filter", "security"):
+        for name in ("mangle", "filter", "security", *(() if IN_GUEST else ("raw", "nat"))):
             table = open_table(name, autocommit=False)
             table.refresh()
             table.close()
