@@ -50,7 +50,7 @@ IFA_F_NODAD = 0x02
 NUD_PERMANENT = 0x80
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
-_GUEST_SECONDS = 400  # on a machine that has other things to do as well
+_GUEST_SECONDS = 600  # on a machine that has other things to do as well
 _TOOLS = {
     "ip": "iproute2",
     "tc": "iproute2",

@@ -33,7 +33,7 @@ class CacheFlush(Fault):
     """
 
     kind = "cache.flush"
-    summary = "empty the page cache, a Redis, a memcached, or by a hook"
+    summary = "empty the page cache, or a service's cache"
     lease_holder = "nobody has to: it is over at once; of a hook with an undo, a systemd timer"
     example = "what=pagecache"
     risky = True
