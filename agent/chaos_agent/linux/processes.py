@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 from chaos_agent.linux.cgroups import unified_id
@@ -30,6 +31,7 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
     Raises Unsupported when the query has a port and this kernel does not tell who listens.
     """
     groups = listeners(query.port) - {unified_id("/")} if query.port else None
+    known = cache(unified_id)  # by path, for one look
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
     for name in names:
         if not name.isdigit() or int(name) == os.getpid():
@@ -37,7 +39,7 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
         with suppress(OSError):  # it ended meanwhile
             found = _facts(int(name))
             directory = _PROC / name
-            if groups is not None and _group(directory) not in groups:
+            if groups is not None and known(_group(directory)) not in groups:
                 continue
             if query.unit and found.unit != query.unit:
                 continue
@@ -115,11 +117,10 @@ def _stat(pid: int) -> list[str]:
     return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
-def _group(directory: Path) -> int:
-    """Which cgroup of v2 a process is in, by inode; 0 when in none."""
+def _group(directory: Path) -> str:
+    """The path of the cgroup of v2 that a process is in; the root's when it is in none."""
     lines = (directory / "cgroup").read_text(errors="replace").splitlines()
-    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
-    return unified_id(path) if path else 0
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
 def _cmdline(directory: Path) -> str:
