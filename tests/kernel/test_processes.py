@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +68,42 @@ def test_a_star_stands_for_anything(wanted: str, holds: bool) -> None:
     finally:
         named.kill()
         named.wait()
+
+
+_SERVER = """
+import socket, subprocess, sys
+helper = subprocess.Popen(["sleep", "600"])
+server = socket.create_server((sys.argv[1], 0), family=getattr(socket, sys.argv[2]))
+print(server.getsockname()[1], helper.pid, flush=True)
+helper.wait()
+"""
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize(("address", "family"), [("127.0.0.1", "AF_INET"), ("::", "AF_INET6")])
+def test_who_listens_at_a_port_is_found_with_all_of_its_group(
+    wait_for: Callable[..., None], address: str, family: str
+) -> None:
+    """In a cgroup v2 of its own, as every service is."""
+    group = Path("/sys/fs/cgroup/mine-processes")
+    group.mkdir()
+    words = ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group)]
+    words += [sys.executable, "-c", _SERVER, address, family]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port, helper = map(int, server.stdout.readline().split())
+        assert set(found(ProcessQuery(port=port))) == {server.pid, helper}
+        assert set(found(ProcessQuery(port=port, cmdline="sleep 600"))) == {helper}
+        with socket.create_server(("127.0.0.1", 0)) as of_the_root:
+            taken = of_the_root.getsockname()[1]
+            assert not found(ProcessQuery(port=taken)), "all that is in no group"
+        assert not found(ProcessQuery(port=1))
+    finally:
+        (group / "cgroup.kill").write_text("1")
+        server.communicate()
+        wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text())
+        group.rmdir()
 
 
 def test_no_pattern_takes_long_whatever_command_lines_there_are() -> None:

@@ -28,6 +28,12 @@ def test_chosen_processes_are_stopped_under_a_timer() -> None:
     assert effects.changes((stop,)) == {"process 60", "process 70"}
 
 
+def test_who_listens_at_a_port_is_asked_for_and_stopped_as_processes() -> None:
+    fault = faults.parse("process.pause", {"port": "5432", "unit": "app"})
+    assert fault.asks().processes == ProcessQuery("app.service", port=5432)
+    assert fault.compile(NODE, "0123abcd")[1] == Stop(((70, 100), (60, 200)))
+
+
 def test_a_service_alone_is_frozen_as_a_whole() -> None:
     fault = faults.parse("process.pause", {"unit": "app"})
     assert fault.asks().units == ("app.service",)

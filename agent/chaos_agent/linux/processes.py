@@ -12,8 +12,11 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
+from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.sockets import listeners
 from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 
 Identities = Iterable[tuple[int, ...]]
@@ -23,7 +26,12 @@ _SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
 
 
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
-    """Every process that all of the query holds for, but this one."""
+    """Every process that all of the query holds for, but this one.
+
+    Raises Unsupported when the query has a port and this kernel does not tell who listens.
+    """
+    groups = listeners(query.port) - {unified_id("/")} if query.port else None
+    known = cache(unified_id)  # by path, for one look
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
     for name in names:
         if not name.isdigit() or int(name) == os.getpid():
@@ -31,6 +39,8 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
         with suppress(OSError):  # it ended meanwhile
             found = _facts(int(name))
             directory = _PROC / name
+            if groups is not None and known(_group(directory)) not in groups:
+                continue
             if query.unit and found.unit != query.unit:
                 continue
             # Not a regular expression: one that backtracks without end would stop the keeper.
@@ -105,6 +115,12 @@ def _facts(pid: int) -> ProcessFacts:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on, proc(5)."""
     return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _group(directory: Path) -> str:
+    """The path of the cgroup of v2 that a process is in; the root's when it is in none."""
+    lines = (directory / "cgroup").read_text(errors="replace").splitlines()
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
 def _cmdline(directory: Path) -> str:

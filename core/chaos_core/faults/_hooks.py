@@ -42,20 +42,25 @@ class HookFault(Fault, ABC):
         return Asks(hook=self.hook)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        hook = node.hook
-        if hook is None:
-            raise Refused(
-                f"hook: {self.hook} is not on the list of {node.name}",
-                where=self.kind,
-                hint=f"root adds [hooks.{self.hook}] to /etc/chaos/agent.toml there",
-            )
-        run = Run(
-            name=f"{LINK_PREFIX}{fault_id}-hook",
-            hook=hook.name,
-            argv=hook.run,
-            undo=hook.undo,
-            user=hook.user,
-            timeout=hook.timeout,
-            boot=node.boot,
+        return run_hook(node, fault_id, self.kind, self.hook)
+
+
+def run_hook(node: NodeView, fault_id: str, kind: str, name: str) -> tuple[Effect, ...]:
+    """All that it takes to run the hook that was asked for. Raises Refused if it is not listed."""
+    hook = node.hook
+    if hook is None:
+        raise Refused(
+            f"hook: {name} is not on the list of {node.name}",
+            where=kind,
+            hint=f"root adds [hooks.{name}] to /etc/chaos/agent.toml there",
         )
-        return timed(node, fault_id, run) if hook.undo else (run,)
+    run = Run(
+        name=f"{LINK_PREFIX}{fault_id}-hook",
+        hook=hook.name,
+        argv=hook.run,
+        undo=hook.undo,
+        user=hook.user,
+        timeout=hook.timeout,
+        boot=node.boot,
+    )
+    return timed(node, fault_id, run) if hook.undo else (run,)
