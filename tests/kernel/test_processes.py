@@ -166,3 +166,40 @@ def test_a_signal_that_is_ignored_is_not_called_a_kill(
     finally:
         stubborn.kill()
         stubborn.wait()
+
+
+_HANDLES = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("collected", flush=True))
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_signal_is_kept_from_a_process_that_would_die_of_it(
+    host: Host, victims: list[subprocess.Popen[bytes]]
+) -> None:
+    """As asked of the kernel when it is sent: what was true before may not be any more."""
+    (victim,) = processes.find(ProcessQuery(pid=victims[0].pid))
+    assert not victim.handles(signal.SIGUSR1)
+    with pytest.raises(Unsupported, match="does not handle SIGUSR1"):
+        apply(host, Kill(((victim.pid, victim.started),), "SIGUSR1", False, handled=True))
+    time.sleep(0.2)
+    assert victims[0].poll() is None
+
+
+def test_a_signal_that_a_process_handles_reaches_it(host: Host) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _HANDLES], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (found_one,) = processes.find(ProcessQuery(pid=process.pid))
+        assert found_one.handles(signal.SIGUSR1)
+        assert not found_one.handles(signal.SIGUSR2)
+        kill = Kill(((found_one.pid, found_one.started),), "SIGUSR1", False, handled=True)
+        apply(host, kill)
+        assert process.stdout.readline() == b"collected\n"
+        assert ops(kill).verify(host, kill) is None
+    finally:
+        process.kill()
+        process.wait()
