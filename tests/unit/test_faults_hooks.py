@@ -38,6 +38,20 @@ def test_a_hook_is_run_as_the_file_says() -> None:
     assert "jcmd app GC.run" in effects.describe(run)
 
 
+def test_a_hook_flushes_a_cache_of_its_own() -> None:
+    fault = faults.parse("cache.flush", {"hook": "varnish"})
+    assert fault.asks().hook == "varnish"
+    (run,) = fault.compile(replace(NODE, hook=replace(GC, name="varnish")), "0123abcd")
+    assert isinstance(run, Run)
+    assert run.hook == "varnish"
+    for profile in envelope.PROFILES.values():
+        envelope.check(profile, fault.draw(), SECOND)
+    with pytest.raises(Refused, match=r"hook: varnish is not on the list"):
+        fault.compile(replace(NODE, hook=None), "0123abcd")
+    with pytest.raises(InvalidInput, match="one cache at a time"):
+        faults.parse("cache.flush", {"hook": "varnish", "redis": "shop"})
+
+
 def test_what_can_be_undone_is_run_under_a_timer() -> None:
     node = replace(NODE, hook=replace(GC, name="x", undo=("/bin/undo",)))
     timer, run = faults.parse("hook.run", {"hook": "x"}).compile(node, "0123abcd")
