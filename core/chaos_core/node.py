@@ -83,12 +83,13 @@ class Asks:
 
 @dataclass(frozen=True, slots=True)
 class ProcessQuery:
-    """Which processes: of a unit, with a text (and ``*``) in the command line, or by number.
-    All that are given must hold."""
+    """Which processes: of a unit, with a text (and ``*``) in the command line, by number, or in
+    the cgroup that opened what waits at a port. All that are given must hold."""
 
     unit: str = ""
     cmdline: str = ""
     pid: int = 0
+    port: int = 0
 
 
 NOTHING = Asks()

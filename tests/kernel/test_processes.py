@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from chaos_agent.effects import ops
 from chaos_agent.linux import processes
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.cgroups import _mounts
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
 from chaos_core.errors import NotInForce, Unsupported
@@ -166,6 +168,36 @@ def test_a_signal_that_is_ignored_is_not_called_a_kill(
     finally:
         stubborn.kill()
         stubborn.wait()
+
+
+_LISTENS = """
+import socket, sys, time
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+one = socket.socket(); one.bind(("127.0.0.1", 0)); one.listen()
+print(one.getsockname()[1], flush=True)
+time.sleep(600)
+"""
+
+
+def test_processes_are_found_by_the_port_at_which_their_cgroup_waits() -> None:
+    root = _mounts()["unified"]
+    group = root / f"test-port-{os.getpid()}"
+    group.mkdir()
+    words = [sys.executable, "-c", _LISTENS, str(group)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        assert set(found(ProcessQuery(port=port))) == {process.pid}
+        assert not found(ProcessQuery(port=port, cmdline="nosuch"))
+        with socket.socket() as other:  # of a process in no cgroup of its own
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            assert not found(ProcessQuery(port=other.getsockname()[1]))
+    finally:
+        process.kill()
+        process.wait()
+        group.rmdir()
 
 
 _HANDLES = """

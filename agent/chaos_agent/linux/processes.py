@@ -15,6 +15,8 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.sockets import groups_at
 from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 
 Identities = Iterable[tuple[int, ...]]
@@ -26,6 +28,7 @@ _SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
     """Every process that all of the query holds for, but this one."""
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
+    openers = groups_at(query.port) if query.port else None
     for name in names:
         if not name.isdigit() or int(name) == os.getpid():
             continue
@@ -33,6 +36,8 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
             found = _facts(int(name))
             directory = _PROC / name
             if query.unit and found.unit != query.unit:
+                continue
+            if openers is not None and unified_id(_group(directory)) not in openers:
                 continue
             # Not a regular expression: one that backtracks without end would stop the keeper.
             if query.cmdline and not fnmatchcase(_cmdline(directory), f"*{query.cmdline}*"):
@@ -117,6 +122,12 @@ def _facts(pid: int) -> ProcessFacts:
         kernel=pid == 2 or fields[1] == "2",
         stopped=fields[0] in "Tt",
     )
+
+
+def _group(directory: Path) -> str:
+    """The path of a process's cgroup v2."""
+    lines = (directory / "cgroup").read_text(errors="replace").splitlines()
+    return next((line[3:] for line in lines if line.startswith("0::")), "")
 
 
 def _stat(pid: int) -> list[str]:

@@ -1,13 +1,18 @@
-"""TCP connections of this network namespace, as /proc/net lists them."""
+"""Sockets of this network namespace: connections as /proc/net lists them, and who opened one."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from chaos_agent.linux.cgroups import unified_id
 
 _TABLES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 _ESTABLISHED = "01"  # tcp_states.h
+_WAITING = ((socket.IPPROTO_TCP, 1 << 10), (socket.IPPROTO_UDP, 1 << 7))  # LISTEN, CLOSE
 
 
 def connections_to(ports: Collection[int]) -> Iterator[tuple[str, str]]:
@@ -17,6 +22,26 @@ def connections_to(ports: Collection[int]) -> Iterator[tuple[str, str]]:
             _, near, far, state, *_ = line.split()
             if state == _ESTABLISHED and int(near.partition(":")[2], 16) in ports:
                 yield address(near), address(far)
+
+
+def groups_at(port: int) -> frozenset[int]:
+    """The cgroups (v2, by inode) that opened what waits at that port, TCP's and UDP's.
+
+    Without the root, which is nobody's in particular, and is all that a kernel without v2 says.
+    """
+    from pyroute2 import DiagSocket
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    found = set()
+    with DiagSocket() as diag:
+        diag.bind()
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for protocol, states in _WAITING:
+                with suppress(NetlinkError):  # a kernel that cannot tell of these
+                    for message in diag.get_sock_stats(family, states, protocol):
+                        if message["idiag_sport"] == port:
+                            found.add(message.get_attr("INET_DIAG_CGROUP_ID") or 0)
+    return frozenset(found - {0, unified_id("/")})
 
 
 def address(text: str) -> str:

@@ -18,7 +18,8 @@ class ProcessFault(Fault, ABC):
     """A fault of every process that all the given selectors hold for.
 
     A process is what it was when it was chosen: pid and start time. PID 1, kernel
-    threads, the agent and processes of protected services are refused, not skipped.
+    threads, the agent and processes of protected services are refused, not skipped. A port
+    is of a cgroup, which is a service: the kernel keeps which of them has opened a socket.
     """
 
     unit: Annotated[Service | None, Field(description="of this service")] = None
@@ -26,18 +27,21 @@ class ProcessFault(Fault, ABC):
         default="", description="whose command line holds this text; * stands for anything"
     )
     pid: Annotated[int, Field(ge=0, le=2**22)] = Field(default=0, description="this one")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="of the service that waits at this port, TCP or UDP"
+    )
 
     @model_validator(mode="after")
     def _select(self) -> Self:
-        if not (self.unit or self.cmdline or self.pid):
-            raise ValueError("which processes? give unit, cmdline or pid")
+        if not (self.unit or self.cmdline or self.pid or self.port):
+            raise ValueError("which processes? give unit, cmdline, pid or port")
         return self
 
     def draw(self) -> Draw:
         return Draw("destructive")
 
     def asks(self) -> Asks:
-        query = ProcessQuery(self.unit or "", self.cmdline, self.pid)
+        query = ProcessQuery(self.unit or "", self.cmdline, self.pid, self.port)
         return Asks(processes=query)
 
     def chosen(self, node: NodeView, count: int = 0) -> list[ProcessFacts]:
