@@ -75,6 +75,7 @@ def _unit(host: Host, name: str, files: Sequence[str]) -> UnitFacts | None:
         invocation=found.invocation,
         dependents=tuple(host.systemd.at_work(found.stopped_with)),
         cgroup=limits.facts(host.systemd.control_group(found.id), files) if active else None,
+        main=host.systemd.main_pid(found.id) if active else 0,
     )
 
 

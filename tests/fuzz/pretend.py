@@ -75,6 +75,9 @@ class _Journal:
     def done(self, *_: object, **__: object) -> str:
         return ""
 
+    def knows(self, _: str) -> bool:
+        return False
+
 
 class Quiet(Log):
     """Formats each line, as the real one does, and writes it nowhere."""

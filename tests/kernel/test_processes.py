@@ -16,6 +16,7 @@ import pytest
 from chaos_agent.effects import ops
 from chaos_agent.linux import processes
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.cgroups import _mounts
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
 from chaos_core.errors import NotInForce, Unsupported
@@ -204,3 +205,70 @@ def test_a_signal_that_is_ignored_is_not_called_a_kill(
     finally:
         stubborn.kill()
         stubborn.wait()
+
+
+_LISTENS = """
+import socket, sys, time
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+one = socket.socket(); one.bind(("127.0.0.1", 0)); one.listen()
+print(one.getsockname()[1], flush=True)
+time.sleep(600)
+"""
+
+
+def test_processes_are_found_by_the_port_at_which_their_cgroup_waits() -> None:
+    root = _mounts()["unified"]
+    group = root / f"test-port-{os.getpid()}"
+    group.mkdir()
+    words = [sys.executable, "-c", _LISTENS, str(group)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        assert set(found(ProcessQuery(port=port))) == {process.pid}
+        assert not found(ProcessQuery(port=port, cmdline="nosuch"))
+        with socket.socket() as other:  # of a process in no cgroup of its own
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            assert not found(ProcessQuery(port=other.getsockname()[1]))
+    finally:
+        process.kill()
+        process.wait()
+        group.rmdir()
+
+
+_HANDLES = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("collected", flush=True))
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_signal_is_kept_from_a_process_that_would_die_of_it(
+    host: Host, victims: list[subprocess.Popen[bytes]]
+) -> None:
+    """As asked of the kernel when it is sent: what was true before may not be any more."""
+    (victim,) = processes.find(ProcessQuery(pid=victims[0].pid))
+    assert not victim.handles(signal.SIGUSR1)
+    with pytest.raises(Unsupported, match="does not handle SIGUSR1"):
+        apply(host, Kill(((victim.pid, victim.started),), "SIGUSR1", False, handled=True))
+    time.sleep(0.2)
+    assert victims[0].poll() is None
+
+
+def test_a_signal_that_a_process_handles_reaches_it(host: Host) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _HANDLES], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (found_one,) = processes.find(ProcessQuery(pid=process.pid))
+        assert found_one.handles(signal.SIGUSR1)
+        assert not found_one.handles(signal.SIGUSR2)
+        kill = Kill(((found_one.pid, found_one.started),), "SIGUSR1", False, handled=True)
+        apply(host, kill)
+        assert process.stdout.readline() == b"collected\n"
+        assert ops(kill).verify(host, kill) is None
+    finally:
+        process.kill()
+        process.wait()

@@ -90,3 +90,14 @@ def test_nothing_that_must_be_undone_is_done_again() -> None:
         if type(fault).again is not faults.Fault.again:
             done = fault.compile(NodeView.example(fault.asks()), "0123abcd")
             assert all(isinstance(effect, effects.AT_ONCE) for effect in done), kind
+
+
+def test_a_port_selects_and_is_paused_process_by_process() -> None:
+    kill = faults.parse("process.kill", {"port": "8080", "unit": "app"})
+    assert kill.asks().processes == ProcessQuery(unit="app.service", port=8080)
+    pause = faults.parse("process.pause", {"port": "8080"})
+    assert pause.asks().processes == ProcessQuery(port=8080)
+    with pytest.raises(InvalidInput, match="give unit, cmdline, pid or port"):
+        faults.parse("process.kill", {})
+    with pytest.raises(InvalidInput, match="port"):
+        faults.parse("process.kill", {"port": "65536"})

@@ -11,6 +11,7 @@ import resource
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,7 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
             # Not a regular expression: one that backtracks without end would stop the keeper.
             if query.cmdline and not fnmatchcase(_cmdline(directory), f"*{query.cmdline}*"):
                 continue
-            yield found
+            yield replace(found, caught=caught(found.pid))
 
 
 def started(pid: int) -> int | None:
@@ -64,6 +65,22 @@ def is_stopped(pid: int, start: int) -> bool:
         fields = _stat(pid)
         return fields[0] == "T" and int(fields[19]) == start
     return False
+
+
+def faults(pid: int) -> int:
+    """How many pages the kernel has given a process without reading them; 0 when it is gone."""
+    with suppress(OSError):
+        return int(_stat(pid)[7])
+    return 0
+
+
+def caught(pid: int) -> int:
+    """The signals that a process handles, as a mask; 0 when it is gone."""
+    with suppress(OSError):
+        for line in (_PROC / str(pid) / "status").read_text(errors="replace").splitlines():
+            if line.startswith("SigCgt:"):
+                return int(line.split()[1], 16)
+    return 0
 
 
 def stopped(identities: Identities) -> list[tuple[int, ...]]:

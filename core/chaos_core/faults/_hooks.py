@@ -18,35 +18,26 @@ from chaos_core.node import Asks, NodeView
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
-def _name(value: str) -> str:
+def hook_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not a hook's name, like gc or drain-queue")
     return value
 
 
-HookName = Annotated[str, AfterValidator(_name)]
+def _optional(value: str) -> str:
+    return hook_name(value) if value else ""
 
 
-class HookFault(Fault, ABC):
-    """A fault that is a hook of the node; see ``hook_run.py`` for what it promises."""
-
-    needs: ClassVar[tuple[str, ...]] = ("systemd", "hook")
-    lease_holder = "nobody has to if it has no undo; else a systemd timer that runs it"
-    risky = True
-    hook: str
-
-    def draw(self) -> Draw:
-        return Draw("hook")
-
-    def asks(self) -> Asks:
-        return Asks(hook=self.hook)
-
-    def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        return run_hook(node, fault_id, self.kind, self.hook)
+HookName = Annotated[str, AfterValidator(hook_name)]
+OptionalHookName = Annotated[str, AfterValidator(_optional)]
+"""The same where something else may stand in its place: empty is none given."""
 
 
-def run_hook(node: NodeView, fault_id: str, kind: str, name: str) -> tuple[Effect, ...]:
-    """All that it takes to run the hook that was asked for. Raises Refused if it is not listed."""
+def run_hook(node: NodeView, fault_id: str, name: str, kind: str) -> tuple[Effect, ...]:
+    """The effects of a hook of the node, for a fault of that kind.
+
+    Raises Refused when root has not listed it.
+    """
     hook = node.hook
     if hook is None:
         raise Refused(
@@ -64,3 +55,21 @@ def run_hook(node: NodeView, fault_id: str, kind: str, name: str) -> tuple[Effec
         boot=node.boot,
     )
     return timed(node, fault_id, run) if hook.undo else (run,)
+
+
+class HookFault(Fault, ABC):
+    """A fault that is a hook of the node; see ``hook_run.py`` for what it promises."""
+
+    needs: ClassVar[tuple[str, ...]] = ("systemd", "hook")
+    lease_holder = "nobody has to if it has no undo; else a systemd timer that runs it"
+    risky = True
+    hook: str
+
+    def draw(self) -> Draw:
+        return Draw("hook")
+
+    def asks(self) -> Asks:
+        return Asks(hook=self.hook)
+
+    def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
+        return run_hook(node, fault_id, self.hook, self.kind)
