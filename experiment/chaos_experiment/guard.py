@@ -34,7 +34,8 @@ class Guard:
     conditions: tuple[Condition, ...]
     grace: Duration
     last: dict[Condition, Reading] = field(default_factory=dict)
-    _since: dict[Condition, tuple[Held, int]] = field(default_factory=dict)
+    _bad_since: dict[Condition, int] = field(default_factory=dict)
+    _blind_since: dict[Condition, int] = field(default_factory=dict)
 
     def watch(self, series: Series, now: int, health: float | None) -> Breach | None:
         """Look at every condition; the first breach, if there is one."""
@@ -45,13 +46,18 @@ class Guard:
         self, condition: Condition, series: Series, now: int, health: float | None
     ) -> Breach | None:
         reading = condition.read(series, now, health)
-        was, since = self._since.get(condition, (None, now))
-        if reading.held is not was:
-            since = now
-        self._since[condition] = (reading.held, since)
-        lasted, measured = now - since, reading.measured
-        breached = reading.held is Held.YES and lasted >= condition.hold
-        if reading.held is Held.UNKNOWN and lasted >= self.grace:
-            breached, measured = True, f"cannot be evaluated for {self.grace}: {measured}"
-        self.last[condition] = Reading(reading.held if breached else Held.NO, measured)
+        held, measured = reading.held, reading.measured
+        if held is Held.NO:
+            self._bad_since.pop(condition, None)
+        if held is not Held.UNKNOWN:
+            self._blind_since.pop(condition, None)
+        breached = False
+        if held is Held.YES:
+            # Not seeing in between is no break: a system may be too sick to be looked at.
+            breached = now - self._bad_since.setdefault(condition, now) >= condition.hold
+        elif held is Held.UNKNOWN:
+            breached = now - self._blind_since.setdefault(condition, now) >= self.grace
+            if breached:
+                measured = f"cannot be evaluated for {self.grace}: {measured}"
+        self.last[condition] = Reading(held if breached else Held.NO, measured)
         return Breach(condition, measured) if breached else None
