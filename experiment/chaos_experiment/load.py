@@ -238,7 +238,7 @@ class Loader:
                 if found is None:
                     continue
                 self.sees(path, part, found, per_node)
-                self._often_enough(path, part, found, scenario)
+                self.often_enough(path, part, found, scenario)
                 self.conditions[part].append(found)
                 places[id(found)] = path
         abort = self.conditions["abort_when"]
@@ -280,7 +280,7 @@ class Loader:
             what = f"{condition.text!r}: its probe's mode is {probe.mode}, which sees nothing then"
             self.problem(path, what, f"mode: one of {modes}")
 
-    def _often_enough(
+    def often_enough(
         self, path: Path, part: str, condition: Condition, scenario: Scenario | None
     ) -> None:
         """Where nothing would be seen, an abort condition ends the run and a steady state fails."""
