@@ -87,7 +87,7 @@ def load(name: str, controller: str = "", pki: Path | None = None) -> Record:
 
 
 def _history(record: Record, most: int, controller: str, pki: Path | None) -> list[str]:
-    """The last runs of the same scenario with the same values before this one.
+    """The last runs of it that passed: of the same scenario, with the same values, before it.
 
     Raises InvalidInput when there is none.
     """
@@ -102,13 +102,15 @@ def _history(record: Record, most: int, controller: str, pki: Path | None) -> li
     found = [
         run.id
         for run in runs
-        if run.verdict in ("passed", "failed")
+        if run.verdict == "passed"
         and (run.started, run.id) < (record.started, record.id)
         and json.loads(run.params or "null") == same
     ]
     if not found:
         raise InvalidInput(
-            "the controller knows no earlier run of it", where=record.id, hint="chaosctl runs"
+            "the controller knows no earlier run of it that passed",
+            where=record.id,
+            hint="chaosctl runs",
         )
     return found[:most]
 
