@@ -32,7 +32,7 @@ from chaos_proto.identity import Identity
 
 CTL, NODE, PEER = "10.79.0.1", "10.79.0.2", "10.79.0.9"
 PORT, PEER_PORT = 7400, 8081
-_READY_S: Final = 60.0
+_READY_S: Final = 120.0
 _BIN: Final = Path(sys.executable).parent
 
 _AGENT: Final = """

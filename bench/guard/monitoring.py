@@ -25,7 +25,7 @@ _ALERTMANAGER: Final = """\
 route: {receiver: nobody, group_wait: 1s}
 receivers: [{name: nobody}]
 """
-_READY_S: Final = 60.0
+_READY_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ class Experiments:
 
     async def begin(self, actor: Identity, request: pb.ExperimentRequest) -> Timeline:
         """Start an experiment, or raise why not. It goes on by itself from here."""
+        preflight.check_open(self._authority, None, clock.now())
         loaded = load(
             request.text,
             printable(request.name, MAX_REASON) or "scenario",
@@ -180,7 +181,11 @@ class Experiments:
         chosen: dict[str, tuple[str, ...]] = {}
         for name, target in loaded.targets.items():
             holding = await self._holding(loaded, name) if target.where else None
-            chosen[name] = choose(target, fleet, seed, name=name, holding=holding)
+            try:
+                chosen[name] = choose(target, fleet, seed, name=name, holding=holding)
+            except ChaosError as error:
+                error.where = loaded.target_place(name)
+                raise
         return chosen
 
     async def _holding(self, loaded: Loaded, target: str) -> set[str]:

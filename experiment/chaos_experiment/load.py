@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from chaos_core import faults
 from chaos_core.errors import InvalidInput
+from chaos_core.units import Duration
 from chaos_experiment import conditions, offer, params, probes, timeline, tolerances, wording
 from chaos_experiment.conditions import Condition
 from chaos_experiment.params import mapping, text_of, texts
@@ -75,6 +76,10 @@ class Loaded:
         """Its own and the site's."""
         return {**self.site_probes, **self.probes}
 
+    def target_place(self, name: str) -> str:
+        """Where a target stands: ``web.yaml:5:targets.web``."""
+        return self._source.place(("targets", name))
+
     def place(self, name: str, *field: str) -> str:
         """Where a probe stands, or a field of it: ``web.yaml:7:probes.shop.http.url``."""
         source = self.site_source if name in self.site_probes else self._source
@@ -119,7 +124,7 @@ class Loader:
         filled = params.filled(self.source, values, self.problem)
         scenario = self._model(filled)
         self.read_probes(filled)
-        self._conditions(filled)
+        self._conditions(filled, scenario)
         self._places(filled)
         for path, item in _fault_items(filled.get("timeline"), ("timeline",)):
             self._fault(path, item)
@@ -208,7 +213,7 @@ class Loader:
             self.probes[name] = made
             self.raw_probes[name] = cls, mapping(given)
 
-    def _conditions(self, data: Mapping[str, Any]) -> None:
+    def _conditions(self, data: Mapping[str, Any], scenario: Scenario | None) -> None:
         declared = mapping(data.get("probes"))
         for name, spec in mapping(data.get("targets")).items():
             where = text_of(mapping(spec).get("where"))
@@ -234,6 +239,7 @@ class Loader:
                 if found is None:
                     continue
                 self.sees(path, part, found, per_node)
+                self.often_enough(path, part, found, scenario)
                 self.conditions[part].append(found)
                 places[id(found)] = path
         abort = self.conditions["abort_when"]
@@ -292,6 +298,26 @@ class Loader:
             modes = ", ".join(sorted(_SEES[part]))
             what = f"{condition.text!r}: its probe's mode is {probe.mode}, which sees nothing then"
             self.problem(path, what, f"mode: one of {modes}")
+
+    def often_enough(
+        self, path: Path, part: str, condition: Condition, scenario: Scenario | None
+    ) -> None:
+        """Where nothing would be seen, an abort condition ends the run and a steady state fails."""
+        probe = self.probes.get(condition.probe)
+        if probe is None or part not in ("steady_state", "abort_when"):
+            return
+        spans = {"its window": condition.over}
+        if part == "steady_state" and scenario is not None:
+            spans |= {
+                "the baseline": scenario.baseline,
+                "recovery.stable": scenario.recovery.stable,
+            }
+        every = Duration(probe.due(1))
+        for name, span in spans.items():
+            if span < every and probe.mode in (Mode.CONTINUOUS, Mode.DURING):
+                what = f"{condition.text!r}: its probe looks every {every}, and {name} is {span}"
+                self.problem(path, what, f"make that {every} or more, or look more often")
+                return
 
     def _fault(self, path: Path, item: Mapping[str, Any]) -> None:
         kind = text_of(item.get("fault"))

@@ -125,5 +125,6 @@ def _rules(
         condition = loader.condition(path, text_of(rule["condition"]), declared)
         if condition is not None:
             loader.sees(path, _SEEN_AS.get(part, part), condition, set())
+            loader.often_enough(path, part, condition, None)
             found.append(replace(condition, name=rule["name"], why=rule.get("why", "")))
     return found

@@ -67,6 +67,7 @@ def test_a_probe_of_the_sites_name_is_refused_with_both_places() -> None:
         ("name: A new incident, ", "", r"s.yaml:12:abort_when\[0\].name"),
         ("/run/traffic, interval", "/run/traffic, mode: end, interval", "sees nothing then"),
         ("condition: traffic.value < 80", "condition: backup.value < 80", "no condition asks"),
+        ('"http://alerts:9093"', '"http://alerts:9093", interval: 9s', "looks every 9s"),
         ("path: /run/traffic", "pfad: /run/traffic", "s.yaml:3:probes.traffic.file"),
         (
             "backup: {file: {path: /var/backups/age, interval: 1s}}",

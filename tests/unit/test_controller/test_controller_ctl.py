@@ -144,3 +144,23 @@ async def test_a_signal_in_the_cooldown_ends_the_suite_with_its_report(
 def suite_records(directory: Path) -> list[dict[str, object]]:
     found: list[dict[str, object]] = json.loads((directory / "suite.json").read_text())["records"]
     return found
+
+
+async def test_a_run_is_compared_with_its_own_history(rig: Rig, tmp_path: Path) -> None:
+    await rig.agent("n1")
+    files = [scenario(tmp_path, name, length="200ms") for name in ("late", "other")]
+    runs = []
+    for file in (files[0], files[0], files[1], files[0]):
+        async with chaosctl(rig, "run", str(file), "-o", "json") as client:
+            out, said = await asyncio.wait_for(client.communicate(), 30)
+        assert client.returncode == Exit.DONE, said
+        runs.append(json.loads(out.splitlines()[0])["run"])
+    async with chaosctl(rig, "report", runs[3], "--history", "5", "-o", "json") as client:
+        out, said = await asyncio.wait_for(client.communicate(), 30)
+    compared = json.loads(out)
+    assert client.returncode == Exit.DONE, said
+    assert (compared["run"], set(compared["older"])) == (runs[3], {runs[0], runs[1]})
+    async with chaosctl(rig, "report", runs[2], "--history", "5") as client:
+        _, said = await asyncio.wait_for(client.communicate(), 30)
+    assert client.returncode == Exit.INVALID
+    assert b"no earlier run of it that passed" in said

@@ -193,7 +193,7 @@ async def test_what_is_not_allowed_is_refused_before_anybody_looks(
 
 async def test_a_target_that_matches_nobody_is_refused(rig: Rig, shop: Shop) -> None:
     async with rig.operator() as ann:
-        with pytest.raises(InvalidInput, match="web"):
+        with pytest.raises(InvalidInput, match=r"shop\.yaml:5:targets\.web: "):
             await ann.all("Experiment", asked(shop))
 
 
