@@ -27,8 +27,9 @@ Each scenario of [scenarios/](../../scenarios/README.md) at each of its levels, 
 on the lab's VMs ({date}; `make library` plays them again). The shop there is nginx, two
 application servers, PostgreSQL and Redis:
 
-- **sturdy**: time-outs, a retry on the other server, a pool, and yesterday's answer for when
-  the database is away. What the library claims, it must hold.
+- **sturdy**: time-outs, a retry on the other server, a pool, breakers, what was last known for
+  when the database is away, and a 503 for whom it cannot serve in time. What the library
+  claims, it must hold.
 - **fragile**: none of these, which is how such things are often written. What is played on it
   must not pass, or the scenario tests nothing.
 
