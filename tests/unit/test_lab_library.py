@@ -72,6 +72,7 @@ def test_what_was_played_stays_played_until_its_scenario_changes(tmp_path: Path)
     assert library.kept(tmp_path, case) is not None
     os.utime(file, (kept.stat().st_mtime + 1,) * 2)
     assert library.kept(tmp_path, case) is None
+    assert library.kept(tmp_path, case, old=True) is not None
 
 
 @pytest.mark.parametrize(

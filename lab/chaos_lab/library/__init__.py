@@ -60,10 +60,10 @@ class Played:
         }
 
 
-def kept(records: Path, case: Case) -> Played | None:
-    """What came of it before, unless the scenario is newer."""
+def kept(records: Path, case: Case, *, old: bool = False) -> Played | None:
+    """What came of it before, unless the scenario is newer (and that matters: not ``old``)."""
     file = (records / case.report).with_suffix(".json")
-    if not file.exists() or file.stat().st_mtime < case.file.stat().st_mtime:
+    if not file.exists() or (not old and file.stat().st_mtime < case.file.stat().st_mtime):
         return None
     return Played(case, Record.model_validate_json(file.read_text(encoding="utf-8")))
 
