@@ -160,22 +160,12 @@ def unharmed(effects: Iterable[Effect]) -> None:
 
 def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
     """Fail unless what is protected returns before anything else is asked, in every chain."""
+    effects = tuple(effects)
+    _protected_in_sets(view, effects)
     for effect in effects:
         if isinstance(effect, LeasedSet | PulsedSet):
             for entry in effect.entries:
                 assert ipaddress.ip_network(entry).prefixlen > 0
-        if isinstance(effect, FixedSet) and effect.kind == "hash:net":
-            shielded = [ipaddress.ip_network(entry) for entry in effect.entries]
-            for net in view.protected.networks():
-                if net.version == effect.family:
-                    assert any(net.subnet_of(one) for one in shielded), f"{net} in {effect.name}"  # type: ignore[arg-type]
-        elif isinstance(effect, FixedSet):
-            wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
-            wanted |= {"udp:67", "udp:68"} if effect.family == 4 else {"udp:546", "icmpv6:34560"}
-            for half in (
-                ("0.0.0.0/1", "128.0.0.0/1") if effect.family == 4 else ("::/1", "8000::/1")
-            ):
-                assert {f"{half},{port}" for port in wanted} <= set(effect.entries), effect.name
         if not isinstance(effect, Chain):
             continue
         first = next(
@@ -196,3 +186,18 @@ def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
         if effect.family == 6:
             kinds = {r.icmpv6_type for r in head}
             assert {"133", "134", "135", "136", "137"} <= kinds, "neighbour discovery"
+
+
+def _protected_in_sets(view: NodeView, effects: tuple[Effect, ...]) -> None:
+    """The same where packets are caught by sets alone, in those that say what is safe."""
+    sets = {effect.name: set(effect.entries) for effect in effects if isinstance(effect, FixedSet)}
+    pipes = [effect for effect in effects if isinstance(effect, IngressPipe)]
+    for catch in (catch for pipe in pipes for catch in pipe.catches):
+        shielded = [ipaddress.ip_network(entry) for entry in sets.get(catch.safe_nets, ())]
+        for net in view.protected.networks():
+            if net.version == catch.family:
+                assert any(net.subnet_of(one) for one in shielded), f"{net} in {catch.safe_nets}"  # type: ignore[arg-type]
+        wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
+        wanted |= {"udp:67", "udp:68"} if catch.family == 4 else {"udp:546", "icmpv6:34560"}
+        for half in ("0.0.0.0/1", "128.0.0.0/1") if catch.family == 4 else ("::/1", "8000::/1"):
+            assert {f"{half},{port}" for port in wanted} <= sets[catch.safe_ports], catch.safe_ports
