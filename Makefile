@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-here test-services test-kernel test-vm check proto deb bench catalogue \
-	sim abort-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
+	library sim abort-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
 PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
@@ -59,6 +59,9 @@ abort-bound: setup ## abort 30 times each at 1, 3 and 7 nodes, reachable and cut
 
 catalogue: setup ## measure every fault on the lab's VMs; docs/faults.md, docs/catalogue.json
 	@$(BIN)/chaosctl lab catalogue --to docs
+
+library: setup ## play every scenario on the lab's shop, an hour and a half; docs/examples
+	@$(BIN)/chaosctl lab library --to docs/examples
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
 	@$(BIN)/python -m tests.sim --seeds 100000

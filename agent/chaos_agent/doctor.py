@@ -39,6 +39,7 @@ _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
 _QUEUE = 31_000  # none of a fault's
 _CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
+_COME_BACK = ("chaos-agent.service", "chaos-link.service")
 _BUS = Path("/run/dbus/system_bus_socket")
 _RULES: tuple[tuple[str, Table, Rule], ...] = (
     ("xt_set", "mangle", Rule("RETURN", match_set=_NAME, set_side="dst")),
@@ -86,6 +87,7 @@ def examine(host: Host, hooks: Collection[str] = (), services: Collection[str] =
     found = [
         *(*_pipes(host), *_sets_and_rules(host, 4), *_sets_and_rules(host, 6)),
         *(*_cgroups(host), _try("systemd", host.systemd.version), _try("freezer", _freezer)),
+        _try("reboot", lambda: _reboot(host)),
         _try("kill", _kill),
         *_limits(),
         _try("clock", _clock),
@@ -102,6 +104,7 @@ def examine(host: Host, hooks: Collection[str] = (), services: Collection[str] =
 def lacking(host: Host, names: Collection[str]) -> dict[str, str]:
     """Which of these this host has not, and why: of what takes no set, and only for IPv4."""
     found = [_try("worker", _worker)] if "worker" in names else []
+    found += [_try("reboot", lambda: _reboot(host))] if "reboot" in names else []
     for name, table, rule in _RULES:
         if name in names:
             chain = Chain(_CHAIN, 4, table, "OUTPUT", (rule,), host.backend)
@@ -263,6 +266,15 @@ def _drop_caches() -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+
+
+def _reboot(host: Host) -> None:
+    """Without rebooting: whether the agent would be there again, and could say so."""
+    host.systemd.version()
+    for unit in _COME_BACK:
+        state = host.systemd.enabled(unit)
+        if state != "enabled":
+            raise Unsupported(f"{unit} is {state}, not enabled: the agent would not come back")
 
 
 def _capable(capability: int) -> bool:

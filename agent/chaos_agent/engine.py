@@ -26,7 +26,7 @@ from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_agent.snapshot import Snapshot
-from chaos_core.effects import AT_ONCE, Effect, Pipe, changes
+from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
 from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.lease import Lease
@@ -76,6 +76,7 @@ class Outcome:
     difference: tuple[str, ...]
     told: str
     ended_at: int
+    left_open: bool = False  # the next boot finds its intent, and closes it
 
 
 class Engine:
@@ -104,6 +105,10 @@ class Engine:
         done, or it is and must be ended by the caller.
         """
         fault_id = lease.fault
+        # With a boot the clock starts anew, and the numbers of heartbeats, by which a request
+        # that comes twice is known, could come again as well.
+        if fault.takes_down and self.journal.knows(fault_id):
+            raise Refused(f"fault {fault_id} has been started before, says the journal")
         marks = {
             effect.mark
             for standing in self.standing.values()
@@ -128,8 +133,16 @@ class Engine:
     def _check_untaken(self, effects: tuple[Effect, ...]) -> None:
         """Raise Refused when another fault holds changed what these would change.
 
-        To the second, the first one's doing would be what was there before.
+        To the second, the first one's doing would be what was there before. And a reboot
+        is alone: what is on the node could not be reverted in time.
         """
+        together = [effects, *(standing.effects for standing in self.standing.values())]
+        reboots = any(isinstance(effect, Reboot) for one in together for effect in one)
+        if reboots and self.standing:
+            raise Refused(
+                f"a reboot and another fault ({', '.join(self.standing)}) cannot be on a node",
+                hint="wait for its end, or abort",
+            )
         for standing in self.standing.values():
             taken = changes(effects) & changes(standing.effects)
             if taken:
@@ -224,7 +237,8 @@ class Engine:
         difference = revert_all(self.host, standing.effects)
         if next_boots(self.host, standing.effects):  # which finds the intent open, and closes it
             del self.standing[fault_id]
-            return Outcome((), "the machine is going down: the next boot ends it", self.clock())
+            told = "the machine is going down: the next boot ends it"
+            return Outcome((), told, self.clock(), left_open=True)
         after = self._look(standing)
         if isinstance(after, str):
             difference.append(after)

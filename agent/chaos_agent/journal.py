@@ -28,6 +28,7 @@ from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core import effects
 from chaos_core.effects import Effect
 from chaos_core.errors import InvalidInput, Refused
+from chaos_core.messages import MAX_SURVIVED, Survived
 
 _ROTATE_BYTES = 1 << 20
 _SNAPSHOT = TypeAdapter(dict[str, list[str]])
@@ -159,6 +160,33 @@ class Journal:
         intents = [intent for intent in begun.values() if intent is not None]
         self.damaged = len(lines) - len(entries) + len(begun) - len(intents)
         return intents
+
+    def knows(self, fault: str) -> bool:
+        """Whether a fault of that id was ever begun here, as far back as journals are kept."""
+        text = f'"fault": "{fault}"'.encode()
+        return any(text in path.read_bytes() for path in self._kept())
+
+    def survived(self) -> tuple[Survived, ...]:
+        """What an earlier boot had begun and this one has ended, the latest of it."""
+        begun: dict[str, dict[str, Any]] = {}
+        found = []
+        for path in self._kept():
+            for entry in filter(None, map(_entry, path.read_bytes().splitlines())):
+                fault = str(entry.get("fault"))
+                if entry.get("entry") == "intent":
+                    begun[fault] = entry
+                elif (entry.get("reason"), entry.get("boot")) == ("reboot", self._boot):
+                    found.append(begun.get(fault, {}))
+        return tuple(
+            Survived(**{name: str(entry[name]) for name in Survived.model_fields})
+            for entry in found[-MAX_SURVIVED:]
+            if entry.keys() >= Survived.model_fields.keys()
+        )
+
+    def _kept(self) -> list[Path]:
+        """Every journal that there is, the current one last."""
+        older = (self.path.with_suffix(suffix) for suffix in (".damaged", ".1"))
+        return [*(path for path in older if path.exists()), self.path]
 
     def rotate(self) -> None:
         """Keep one older journal when this one has grown; only with nothing open."""

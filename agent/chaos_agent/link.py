@@ -252,6 +252,7 @@ def _hello(hello: Hello, probes: ProbeRules) -> pb.Hello:
         envelope=json.dumps(hello.envelope, sort_keys=True),
         addresses=hello.addresses,
         labels=hello.labels,
+        survived=[pb.Survived(**one.model_dump()) for one in hello.survived],
         kinds=[
             pb.KindOffer(kind=kind, **{**offer, "schema": json.dumps(offer["schema"])})
             for kind, offer in hello.kinds.items()

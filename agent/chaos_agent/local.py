@@ -60,7 +60,7 @@ def apply(
         if status.state != seen:
             seen = status.state
             tell(status)
-        if status.state in ("ended", "refused"):
+        if status.state in ("ended", "refused") or (stopped and not supervisor.engine.standing):
             return status
         if stopped:
             supervisor.end_all("stopped", now)

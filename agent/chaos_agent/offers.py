@@ -19,7 +19,7 @@ from chaos_agent.linux.sockets import connections_to
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
 from chaos_core.faults import Fault, kinds, problems
-from chaos_core.messages import MAX_ADDRESSES, Hello
+from chaos_core.messages import MAX_ADDRESSES, Hello, Survived
 from chaos_core.node import Device, NodeView, Route, UnitFacts
 
 _LISTED = {"database": "postgres", "redis": "redis", "memcached": "memcached"}  # by field
@@ -144,7 +144,13 @@ def addresses(host: Host) -> tuple[str, ...]:
     return tuple(str(one) for one in parsed if not (one.is_loopback or one.is_link_local))
 
 
-def hello(config: AgentConfig, host: Host, epoch: int, offers: dict[str, Any]) -> Hello:
+def hello(
+    config: AgentConfig,
+    host: Host,
+    epoch: int,
+    offers: dict[str, Any],
+    survived: tuple[Survived, ...] = (),
+) -> Hello:
     """Who this node is and what it can and may do. ``offers`` are examine_host()'s kinds."""
     return Hello(
         node=config.node,
@@ -155,4 +161,5 @@ def hello(config: AgentConfig, host: Host, epoch: int, offers: dict[str, Any]) -
         kinds=offers,
         addresses=addresses(host)[:MAX_ADDRESSES],
         labels=config.labels,
+        survived=survived,
     )

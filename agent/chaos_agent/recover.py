@@ -76,8 +76,10 @@ def _set_aside(journal: Journal, damaged: int, report: Report) -> None:
 
 
 def _quarantine(state: Path, report: Report) -> None:
+    """Beside what the node is quarantined for already: nobody has looked at that yet."""
+    why = dict.fromkeys([*read_quarantine(state), *report.difference])
     try:
-        quarantine_file(state).write(report.difference)
+        quarantine_file(state).write(list(why))
     except OSError as error:
         report.difference.append(f"the quarantine cannot be kept: {error.strerror}")
 

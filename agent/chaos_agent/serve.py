@@ -38,7 +38,9 @@ def keeper(path: Path) -> None:
             log.warning("a kind of fault is not offered", why=problem)
         Keeper(
             supervisor,
-            lambda: hello(config, host, supervisor.leases.epoch, found["kinds"]),
+            lambda: hello(
+                config, host, supervisor.leases.epoch, found["kinds"], journal.survived()
+            ),
             Listener(config.socket),
             now_us,
             log,

@@ -8,6 +8,7 @@ the envelope allows, whoever asks, nor keep a fault beyond its lease.
 from __future__ import annotations
 
 from collections import deque
+from typing import Literal
 
 from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine, Standing
@@ -31,6 +32,7 @@ from chaos_core.units import Duration
 
 _CHECK_EVERY = 1_000_000  # read a fault in force back once a second
 _SETTLE_EVERY = 100_000  # and one that is being applied ten times a second
+_LEFT = "still there: "
 _SETTLE_BUDGET = 12_000_000  # µs for a fault to be wholly there; below the run's own budget
 
 
@@ -159,7 +161,8 @@ class Supervisor:
             raise Refused("a fault is on the node", hint="wait for its end, or abort")
         left = self.engine.residue()
         if left:
-            self._keep_quarantine([f"still there: {line}" for line in left])
+            known = [line for line in self.quarantine if not line.startswith(_LEFT)]
+            self._keep_quarantine([*known, *(f"{_LEFT}{line}" for line in left)])
             raise Refused(f"not clean: {'; '.join(left)}", hint="`chaos-agent recover` on the node")
         self.log.info("quarantine lifted", why=request.reason, was="; ".join(self.quarantine))
         self.quarantine = []
@@ -250,7 +253,11 @@ class Supervisor:
         detail: str = "",
         refusal: ChaosError | None = None,
     ) -> None:
-        """Take a fault off and keep how that went. A clean ``refusal`` never was a fault."""
+        """Take a fault off and keep how that went. A clean ``refusal`` never was a fault.
+
+        Of one that takes its node down, the next boot tells the end, unless somebody waits for
+        it now.
+        """
         standing = self.engine.standing[fault]
         if reason == "duration" and standing.state == "applying":
             reason, detail = "not_in_force", standing.pending
@@ -262,12 +269,17 @@ class Supervisor:
             detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
         if outcome.told:
             detail = f"{detail}; {outcome.told}" if detail else outcome.told
+        state: Literal["refused", "ended", "reverting"] = "ended"
+        if standing.fault.takes_down and outcome.left_open and reason not in ("abort", "revert"):
+            state = "reverting"
+        elif refusal and not outcome.difference:
+            state = "refused"
         self._ended.append(
             FaultStatus(
                 fault=fault,
                 run=standing.run,
                 kind=standing.fault.kind,
-                state="refused" if refusal and not outcome.difference else "ended",
+                state=state,
                 reason=reason,
                 code=refusal.code if refusal else "",
                 detail=detail,
@@ -289,7 +301,9 @@ class Supervisor:
         )
 
     def _to_quarantine(self, fault: str, difference: tuple[str, ...]) -> None:
-        self._keep_quarantine([f"fault {fault}: {line}" for line in difference])
+        """Beside what the node is quarantined for already: nobody has looked at that yet."""
+        more = [f"fault {fault}: {line}" for line in difference]
+        self._keep_quarantine([*self.quarantine, *more])
 
     def _keep_quarantine(self, why: list[str]) -> None:
         self.quarantine = why

@@ -25,7 +25,14 @@ from chaos_controller.limits import (
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
-from chaos_core.messages import MAX_ADDRESSES, MAX_DETAIL, MAX_LINE, MAX_LINES, read_params
+from chaos_core.messages import (
+    MAX_ADDRESSES,
+    MAX_DETAIL,
+    MAX_LINE,
+    MAX_LINES,
+    MAX_SURVIVED,
+    read_params,
+)
 from chaos_core.text import printable
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -34,6 +41,7 @@ _WORD: Final = 64  # bytes of a name, an id, a state
 _SENTENCE: Final = 300
 _EPOCHS: Final = 2**63
 _MAX_VALUE: Final = 1e18  # as records keep figures
+_SURVIVED_WORDS: Final = ("boot", "run", "fault", "kind")
 _STATUS_WORDS: Final = ("fault", "run", "kind", "state", "reason", "code")
 
 
@@ -55,6 +63,10 @@ def hello(said: pb.Hello) -> Envelope:
         offer.summary = printable(offer.summary, _SENTENCE)
         offer.lease_holder = printable(offer.lease_holder, _SENTENCE)
         offer.why = printable(offer.why, MAX_DETAIL)
+    del said.survived[MAX_SURVIVED:]
+    for one in said.survived:
+        for name in _SURVIVED_WORDS:
+            setattr(one, name, printable(getattr(one, name), _WORD))
     _replace(said.addresses, filter(_reachable, said.addresses[:MAX_ADDRESSES]))
     _replace(said.labels, (printable(text, _LABEL) for text in said.labels[:MAX_LABELS]))
     for name in ("kinds", "hosts", "commands", "files"):

@@ -46,6 +46,11 @@ class Wanted:
     draw: Draw | None
 
     @property
+    def returns(self) -> bool:
+        """Whether its nodes go away with it, and come back."""
+        return self.kind in faults.kinds() and faults.lookup(self.kind).takes_down
+
+    @property
     def nodes(self) -> tuple[str, ...]:
         return tuple(self.params)
 

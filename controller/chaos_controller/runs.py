@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from chaos_controller import clock, grants, preflight
+from chaos_controller import clock, grants, preflight, returning
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.limits import MAX_REASON
@@ -36,7 +36,8 @@ _ALPHABET: Final = "abcdefghijkmnpqrstuvwxyz23456789"  # without those that look
 
 @dataclass(slots=True)
 class Live:
-    """A run that is not over. ``boots`` are the boot ids of its nodes when it was applied."""
+    """A run that is not over. ``boots`` are the boot ids of its nodes when it was applied, which
+    was at the moments ``applied``."""
 
     id: str
     kind: str
@@ -45,6 +46,7 @@ class Live:
     machine: core.Run
     timeline: Timeline
     boots: dict[str, str] = field(default_factory=dict)
+    applied: dict[str, int] = field(default_factory=dict)
 
     def on(self, node: str) -> core.Node | None:
         """This run's share of a node."""
@@ -138,7 +140,11 @@ class Runs:
                 continue
             status = reported.get(part.fault)
             lost = None if status else self._lost(live, part, session)
-            for event in _events(status) if status else [lost] if lost else []:
+            events = _events(status) if status else [lost] if lost else []
+            if live.machine.returns and part.name in live.boots:
+                boot, since = live.boots[part.name], live.applied[part.name]
+                events = returning.events(part, status, session, boot, now - since) or events
+            for event in events:
                 self._step(live, event, now)
         self._revert_leftovers(session, now)
         self._sweep(now, session.node)
@@ -199,6 +205,7 @@ class Runs:
         machine = core.Run(
             wanted.duration,
             {fault: core.Node(node, fault) for node, fault in faults.items()},
+            returns=wanted.returns,
             since=now,
         )
         live = Live(run, wanted.kind, wanted.params, wanted.draw, machine, Timeline(run, now))
@@ -250,7 +257,7 @@ class Runs:
         session = self._fleet.sessions.get(node)
         if session is None or session.heartbeat is None or session.fenced:
             return False
-        live.boots[node] = session.hello.boot_id
+        live.boots[node], live.applied[node] = session.hello.boot_id, now
         self._fleet.promised(node, live.id, now + self._authority.ttl)
         return session.send(
             pb.ToAgent(
@@ -316,14 +323,18 @@ class Runs:
         return core.Ended(part.fault, "lost", not session.quarantine, why)
 
     def _silent(self, live: Live, now: int) -> list[core.Event]:
-        """The nodes that had a heartbeat's time, after their leases, to be heard and were not."""
+        """The nodes that had a heartbeat's time, after their leases, to be heard and were not.
+
+        So it must be with a fault that takes its node down: for that one, the run waits.
+        """
+        silent = core.Down if live.machine.returns else core.Silent
         found: list[core.Event] = []
         for part in live.machine.nodes.values():
             session = self._fleet.sessions.get(part.name)
             heard_at = session.heard_at if session else 0
             lapsed = self._fleet.lapsed_at(part.name, live.id)
             if lapsed and heard_at <= lapsed and now > lapsed + HEARTBEAT_INTERVAL:
-                found.append(core.Silent(part.fault))
+                found.append(silent(part.fault))
         return found
 
     # ── occupied nodes ────────────────────────────────────────────────────────────────────

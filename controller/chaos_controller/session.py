@@ -48,6 +48,8 @@ class AgentLink(rpc.AgentLinkServicer):
         log = self._log.bind(node=session.node)
         self._fleet.join(session)
         log.info("connected", address=session.address, state=session.state)
+        for one in session.hello.survived:
+            log.info("came through a reboot", run=one.run, fault=one.fault, boot_before=one.boot)
         tasks = [
             asyncio.create_task(self._read(session, request_iterator)),
             asyncio.create_task(_write(session, context)),

@@ -46,7 +46,7 @@ def describe(cls: type[Fault]) -> dict[str, Any]:
 
 def example(cls: type[Fault]) -> str:
     """A command line that injects it."""
-    return f"chaosctl inject {cls.kind} -n NODE {cls.example} --for 60s"
+    return " ".join(f"chaosctl inject {cls.kind} -n NODE {cls.example} --for 60s".split())
 
 
 def parameters(cls: type[Fault]) -> list[dict[str, Any]]:
@@ -162,10 +162,9 @@ def _section(cls: type[Fault]) -> Iterator[str]:
     yield f"## {cls.kind}\n"
     yield f"{_paragraphs(cls.__doc__ or cls.summary)}\n"
     yield f"```\n{example(cls)}\n```\n"
-    yield from _table(
-        ("parameter", "type", "default", "meaning"),
-        [(f"`{p['name']}`", p["type"], default(p), p["description"]) for p in parameters(cls)],
-    )
+    rows = [(f"`{p['name']}`", p["type"], default(p), p["description"]) for p in parameters(cls)]
+    if rows:
+        yield from _table(("parameter", "type", "default", "meaning"), rows)
     yield from _table(*ceiling_table(cls))
     needs = ", ".join(f"`{need}`" for need in cls.needs)
     asks = "Asks for confirmation. " * cls.risky

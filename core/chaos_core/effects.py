@@ -189,8 +189,9 @@ class Catch:
 
 @dataclass(frozen=True, slots=True)
 class IngressPipe:
-    """Packets that enter ``device`` and are caught take a detour through ``link``, an ifb.
+    """Packets that enter ``device`` and are caught take a detour through ``link``.
 
+    That is an ifb with ``netem`` or ``tbf`` at its root, after which they come in again.
     The filters match by set, so the kernel holds the lease as in a Chain. The device's
     ``clsact`` is shared and taken away as a Pipe does it.
     """
@@ -198,7 +199,8 @@ class IngressPipe:
     device: str
     link: str
     catches: tuple[Catch, ...]
-    netem: Netem
+    netem: Netem | None
+    tbf: Tbf | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +351,15 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
+class Reboot:
+    """The machine is shut down in good order and starts again: once, in the boot of that id and
+    in no other. What follows is the next boot's, so an open intent waits for it.
+    """
+
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
 class Flush:
     """The kernel drops its caches: over at once.
 
@@ -444,6 +455,7 @@ Effect = (
     | Unit
     | Restart
     | Kill
+    | Reboot
     | Flush
     | Run
     | Stop
@@ -557,7 +569,7 @@ def describe(effect: Effect) -> str:
                 )
                 for catch in effect.catches
             )
-            return f"inlet  {effect.device} from {sets} → {effect.link} {_netem(effect.netem)}"
+            return f"inlet  {effect.device} from {sets} → {effect.link} {_shape(effect)}"
         case Chain():
             head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
@@ -574,6 +586,8 @@ def describe(effect: Effect) -> str:
         case Kill():
             pids = ", ".join(str(victim[0]) for victim in effect.victims)
             return f"signal {effect.signal} to {pids}"
+        case Reboot():
+            return f"reboot in good order, once, in boot {effect.boot or '(this one)'}"
         case Flush():
             return f"flush  {effect.what}"
         case Run():
@@ -596,7 +610,7 @@ def _where(effect: LeasedSet | PulsedSet | Chain) -> str:
     return f"IPv{effect.family}" + (" nftables" if effect.backend == "nft" else "")
 
 
-def _shape(pipe: Pipe) -> str:
+def _shape(pipe: Pipe | IngressPipe) -> str:
     if pipe.tbf:
         rate, burst, limit = pipe.tbf.rate * 8, pipe.tbf.burst, pipe.tbf.limit
         return f"tbf rate {rate} bit/s, burst {burst} bytes, limit {limit} bytes"

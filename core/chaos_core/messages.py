@@ -33,6 +33,7 @@ MAX_REVERT_REASON = 200
 MAX_DETAIL = 1_000
 MAX_ADDRESSES = 64  # of a node, in its hello
 MAX_ENDED = MAX_FAULTS  # faults that have ended and that heartbeats still tell of
+MAX_SURVIVED = MAX_FAULTS  # faults of an earlier boot that a hello tells of
 MAX_LINES = 20  # differences of a quarantined node that heartbeats tell of
 MAX_LINE = 500
 
@@ -129,6 +130,15 @@ class FaultStatus(Message):
     expires_at: int = 0
 
 
+class Survived(Message):
+    """A fault that was on the node in an earlier ``boot``, and that the present one has ended."""
+
+    boot: str
+    run: str
+    fault: str
+    kind: str
+
+
 class Hello(Message):
     """Said once when the link connects: who this node is and what it can and may do."""
 
@@ -141,6 +151,7 @@ class Hello(Message):
     kinds: dict[str, Any]  # kind → {schema, summary, lease_holder, risky, ok, why}
     addresses: tuple[str, ...] = ()  # by which others may reach it
     labels: tuple[str, ...] = ()  # like role=db
+    survived: tuple[Survived, ...] = ()
 
 
 class Heartbeat(Message):

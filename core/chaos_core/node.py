@@ -92,6 +92,7 @@ class ProcessQuery:
 
 
 NOTHING = Asks()
+_EXAMPLE_UPTIME = 86_400_000_000
 _EXAMPLE_LIMITS = {
     "cpu.max": "max 100000",
     "io.max": "",
@@ -211,7 +212,7 @@ class NodeView:
     systemd: bool = False
     backend: Backend = "xtables"  # the firewall that is in use there
     boot: str = ""  # the id of this boot
-    now: int = 0  # CLOCK_BOOTTIME in µs
+    now: int = 0  # CLOCK_BOOTTIME in µs: how long this boot has lasted
     files: FileLimits = FileLimits()
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     processes: tuple[ProcessFacts, ...] = ()
@@ -240,6 +241,7 @@ class NodeView:
             devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
             routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
             systemd=True,
+            now=_EXAMPLE_UPTIME,
             units={
                 name: UnitFacts(
                     name,

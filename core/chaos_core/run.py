@@ -56,6 +56,7 @@ class NodePhase(StrEnum):
 # How long an agent may take to report a fault in force (a holder fills memory) and to end it.
 INJECT_BUDGET = Duration.parse("15s")
 RECOVER_BUDGET = Duration.parse("10s")
+REBOOTED = "rebooted"  # why a fault has ended that took its node down, when that is back
 
 
 @dataclass(slots=True)
@@ -112,6 +113,13 @@ class Silent:
 
 
 @dataclass(frozen=True, slots=True)
+class Down:
+    """A node has gone away, as its fault was to make it."""
+
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class Abort:
     """An operator or an abort condition ends the run."""
 
@@ -123,7 +131,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Start | Refusal | InForce | Ended | Silent | Abort | Tick
+Event = Start | Refusal | InForce | Ended | Silent | Down | Abort | Tick
 
 # ── instructions ──────────────────────────────────────────────────────────────────────────
 
@@ -166,10 +174,15 @@ Instruction = Apply | Revert | Entered | Finished
 
 @dataclass(slots=True)
 class Run:
-    """One fault on some nodes for ``duration``. ``nodes`` maps fault ids to nodes."""
+    """One fault on some nodes for ``duration``. ``nodes`` maps fault ids to nodes.
+
+    With ``returns`` the fault takes its node down. Then it is in force when the node goes away,
+    and has held when the node ends it as ``REBOOTED`` within the duration.
+    """
 
     duration: Duration
     nodes: dict[str, Node]
+    returns: bool = False
     phase: Phase = Phase.PREFLIGHT
     verdict: Verdict | None = None
     reason: str = ""
@@ -197,6 +210,8 @@ class Run:
             case Refusal(fault, code, text):
                 self._refused(fault, code, text, now)
             case InForce(fault):
+                self._in_force(fault)
+            case Down(fault) if self.returns:
                 self._in_force(fault)
             case Ended():
                 self._ended(event, now)
@@ -240,7 +255,8 @@ class Run:
         if node is None or node.phase in (NodePhase.WAITING, NodePhase.ENDED):
             return
         was_in_force = node.phase is NodePhase.IN_FORCE
-        asked_for = ("duration",) if self.may_hold else ("duration", "revert", "abort")
+        asked_for = {REBOOTED if self.returns else "duration"}
+        asked_for |= set() if self.may_hold else {"duration", "revert", "abort"}
         node.phase, node.reason = NodePhase.ENDED, event.reason
         node.clean, node.detail = event.clean, event.detail
         if not event.clean:
@@ -286,17 +302,19 @@ class Run:
         """What follows from the nodes' states and the time alone."""
         waited = now - self.since
         if self.phase is Phase.INJECT and self._all(NodePhase.IN_FORCE, NodePhase.ENDED):
-            self._enter(Phase.OBSERVE, "in force, read back from the kernel", now)
+            how = "going down" if self.returns else "in force, read back from the kernel"
+            self._enter(Phase.OBSERVE, how, now)
         elif self.phase is Phase.INJECT and waited > INJECT_BUDGET:
             late = ", ".join(n.name for n in self.nodes.values() if n.phase is NodePhase.SENT)
             self._fail(Verdict.FAILED, f"{late}: not in force within {INJECT_BUDGET}", now)
         if self.phase is Phase.OBSERVE and self._all(NodePhase.ENDED):
-            self._enter(Phase.RECOVER, "duration over", now)
+            self._enter(Phase.RECOVER, "back" if self.returns else "duration over", now)
         elif self.phase is Phase.OBSERVE and waited > self.duration + ABORT_BOUND:
             late = ", ".join(n.name for n in self.nodes.values() if n.phase is not NodePhase.ENDED)
-            self._fail(
-                Verdict.FAILED, f"{late}: no end reported {ABORT_BOUND} after the duration", now
-            )
+            what = f"no end reported {ABORT_BOUND} after the duration"
+            if self.returns:
+                what = f"did not come back within {self.duration}"
+            self._fail(Verdict.FAILED, f"{late}: {what}", now)
         if self.phase is Phase.RECOVER:
             self._conclude(Phase.VERDICT, now - self.since > RECOVER_BUDGET, now)
         elif self.phase is Phase.ABORT:
@@ -309,7 +327,10 @@ class Run:
         if silent:
             lapsed = f"{', '.join(silent)}: no report; the lease has ended it"
             self._failure = self._failure or (Verdict.FAILED, lapsed)
-        verdict, reason = self._failure or (Verdict.HELD, "in force as asked, and clean after")
+        held = "in force as asked, and clean after"
+        if self.returns:
+            held = "; ".join(f"{n.name}: {n.detail}" for n in self.nodes.values())
+        verdict, reason = self._failure or (Verdict.HELD, held)
         self._enter(final, reason, now)
         self.verdict, self.reason = verdict, reason
         self._out.append(Finished(verdict, reason))

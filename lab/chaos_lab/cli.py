@@ -40,6 +40,14 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class Shop(StrEnum):
+    """How the lab's shop is built."""
+
+    STURDY = "sturdy"
+    FRAGILE = "fragile"
+    BOTH = "both"
+
+
 OutputOption = Annotated[Output, typer.Option("-o", "--output", help="How to print the result.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="controller, n1, n2, …")]
 
@@ -244,6 +252,52 @@ def catalogue(
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     raise typer.Exit(Exit.DONE if all(row.held for row in rows) else Exit.FAILED)
+
+
+@app.command()
+def library(
+    scenarios: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The library: groups of scenarios.")
+    ] = Path("scenarios"),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Of levels/cpu-heavy and the like; may be repeated."),
+    ] = None,
+    shop: Annotated[Shop, typer.Option(help="On which shop.")] = Shop.BOTH,
+    again: Annotated[bool, typer.Option("--again", help="Also what was played before.")] = False,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write README.md and the reports there.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the fleet up afterwards.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Play the library of scenarios, each by `chaosctl run`, on a shop of the lab's.
+
+    What was played stays played until its scenario changes: records are in the directory
+    library/records of the lab's. Ends with 0 only if the sturdy shop passed all and the fragile
+    shop none.
+    """
+    from chaos_lab import library as playing
+    from chaos_lab.layout import LabDir
+    from chaos_lab.library import cases, pages
+    from chaos_lab.provision import provision
+
+    found = cases.find(scenarios, shop.value, only or ())
+    records = LabDir.find().beside("library").home / "records"
+    left = [one for one in found if again or playing.kept(records, one) is None]
+    if left:
+        with fresh_fleet("library", "playing the library", keep=keep) as (fleet, say):
+            provision(fleet, say=say)
+            playing.play(
+                fleet, left, records, say=say, tell=lambda one: say(_mark(one.held, one.line))
+            )
+    played = [one for case in found if (one := playing.kept(records, case))]
+    if to:
+        pages.write(played, to)
+    if output is Output.JSON:
+        typer.echo(json.dumps([one.as_json() for one in played], indent=2, ensure_ascii=False))
+    good = len(played) == len(found) and all(one.held for one in played)
+    raise typer.Exit(Exit.DONE if good else Exit.FAILED)
 
 
 def _mark(good: bool, line: str) -> str:

@@ -111,7 +111,7 @@ READY = "LAB-READY"
 
 _NET = """\
 #!/bin/sh -e
-# Gives the VM the address on its kernel command line.
+# Gives the VM the address on its kernel command line. The second interface stays down and bare.
 for word in $(cat /proc/cmdline); do
     case $word in
         labip=*) ip=${word#labip=} ;;
@@ -122,6 +122,7 @@ modprobe ipv6
 ip -batch - <<END
 link set lo up
 link set vec0 name eth0
+link set vec1 name eth1
 addr add $ip dev eth0
 addr add $ip6 dev eth0 nodad
 link set eth0 up
@@ -133,6 +134,7 @@ END
 # be opened again: let go of it first. Run by systemd-shutdown as its last step.
 _UNPLUG = """\
 #!/bin/sh
+ip link set eth1 down
 exec ip link set eth0 down
 """
 

@@ -48,6 +48,26 @@ class Seat:
         """The tap device on the host's side, inside the lab's namespace."""
         return f"tap-{self.name}"
 
+    @property
+    def side_ip(self) -> str:
+        """IPv4 address for the second interface, once somebody sets that up."""
+        return f"10.78.0.{self.number}"
+
+    @property
+    def side_ip6(self) -> str:
+        """IPv6 address for the second interface."""
+        return f"fd78::{self.number}"
+
+    @property
+    def side_mac(self) -> str:
+        """MAC address of the second interface."""
+        return f"02:78:00:00:00:{self.number:02x}"
+
+    @property
+    def side_tap(self) -> str:
+        """The second interface's tap device."""
+        return f"side-{self.name}"
+
 
 def seats(nodes: int) -> tuple[Seat, ...]:
     """The controller and ``n1`` … ``n<nodes>``; InvalidInput outside 0 … 32."""

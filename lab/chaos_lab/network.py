@@ -1,4 +1,4 @@
-"""The lab's network: one namespace with a bridge, one tap a VM, partitions on the taps.
+"""The lab's network: a namespace with two bridges, a tap a VM on each, partitions on the taps.
 
 Promise: nothing outside the namespace is configured, reached or reachable; the
 namespace has no link to the outside. Partitions are made on the host's side,
@@ -13,7 +13,7 @@ from pathlib import Path
 from chaos_lab.layout import HOST_IP, HOST_IP6, PREFIX_LEN, PREFIX_LEN6, Seat
 from chaos_lab.process import run
 
-BRIDGE = "lab0"
+BRIDGE, SIDE = "lab0", "lab1"  # every VM's first interface, and its second
 
 
 class Network:
@@ -29,28 +29,31 @@ class Network:
         return self.path.exists()
 
     def create(self) -> None:
-        """Make the namespace and its bridge with the host's addresses; idempotent."""
+        """Make the namespace and its bridges, the first with the host's addresses; idempotent."""
         if self.exists:
             return
         run(["ip", "netns", "add", self.name])
         self._ip(
-            f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            *(
+                f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+                for bridge in (BRIDGE, SIDE)
+            ),
             f"addr add {HOST_IP}/{PREFIX_LEN} dev {BRIDGE}",
             f"addr add {HOST_IP6}/{PREFIX_LEN6} dev {BRIDGE} nodad",
             f"link set {BRIDGE} up",
+            f"link set {SIDE} up",
             "link set lo up",
         )
 
     def plug(self, seats: Iterable[Seat]) -> None:
-        """Add each seat's tap to the bridge, ready for partitions; idempotent."""
+        """Add each seat's taps to the bridges, ready for partitions; idempotent."""
+        there = self.links()
         for seat in seats:
-            if seat.tap in self.links():
-                continue
-            self._ip(
-                f"tuntap add dev {seat.tap} mode tap",
-                f"link set {seat.tap} master {BRIDGE} up",
-            )
-            self._tc("qdisc", "add", "dev", seat.tap, "clsact")
+            for tap, bridge in ((seat.tap, BRIDGE), (seat.side_tap, SIDE)):
+                if tap in there:
+                    continue
+                self._ip(f"tuntap add dev {tap} mode tap", f"link set {tap} master {bridge} up")
+                self._tc("qdisc", "add", "dev", tap, "clsact")
 
     def destroy(self) -> None:
         """Remove the namespace with everything in it; idempotent."""
@@ -73,17 +76,21 @@ class Network:
         dropped too. A classic BPF program whose own verdict is "drop" needs no
         action module, hence works on every kernel that has clsact.
         """
-        for tap, source in ((a.tap, b), (b.tap, a)):
-            tail = int(source.mac.replace(":", "")[-8:], 16)
+        for tap, mac, number in (
+            *((a.tap, b.mac, b.number), (b.tap, a.mac, a.number)),
+            *((a.side_tap, b.side_mac, b.number), (b.side_tap, a.side_mac, a.number)),
+        ):
+            tail = int(mac.replace(":", "")[-8:], 16)
             # load 4 bytes at 8 (end of the source MAC); equal? TC_ACT_SHOT (2) : TC_ACT_UNSPEC (-1)
             program = f"4,32 0 0 8,21 0 1 {tail},6 0 0 2,6 0 0 {0xFFFFFFFF}"
-            where = ("dev", tap, "egress", "protocol", "all", "prio", str(source.number))
+            where = ("dev", tap, "egress", "protocol", "all", "prio", str(number))
             self._tc("filter", "replace", *where, "handle", "1", "bpf", "da", "bytecode", program)
 
     def heal(self, seats: Iterable[Seat]) -> None:
         """Undo every cut at the given seats' taps; idempotent."""
         for seat in seats:
-            self._tc("filter", "delete", "dev", seat.tap, "egress")
+            for tap in (seat.tap, seat.side_tap):
+                self._tc("filter", "delete", "dev", tap, "egress")
 
     def _ip(self, *lines: str) -> None:
         run(self.enter(["ip", "-batch", "-"]), stdin="\n".join(lines) + "\n")

@@ -23,7 +23,7 @@ from chaos_proto import files
 MAIN_PORT, ENROLMENT_PORT = 7400, 7401
 KEEPER_UNIT, LINK_UNIT = "chaos-agent.service", "chaos-link.service"
 CONTROLLER_UNIT = "chaos-controller.service"
-_READY_S = 40.0
+_READY_S = 120.0
 
 
 def provision(fleet: Fleet, *, profile: str = "production", say: Callable[[str], None]) -> None:
@@ -57,7 +57,7 @@ def set_up_node(fleet: Fleet, node: str, profile: str) -> None:
     secret = ["--token", made["token"], "--ca-hash", made["ca_hash"]]
     fleet.exec(node, ["chaos-agent", "enrol", address, *secret], timeout=60)
     write_config(fleet, node, profile)
-    fleet.exec(node, ["systemctl", "enable", "--now", KEEPER_UNIT, LINK_UNIT], timeout=60)
+    fleet.exec(node, ["systemctl", "enable", "--now", KEEPER_UNIT, LINK_UNIT], timeout=180)
 
 
 def write_config(

@@ -130,6 +130,7 @@ class VM:
             f"labip={seat.ip}/{PREFIX_LEN}",
             f"labip6={seat.ip6}/{PREFIX_LEN6}",
             f"vec0:transport=tap,ifname={seat.tap},mac={seat.mac},depth=128,gro=1",
+            f"vec1:transport=tap,ifname={seat.side_tap},mac={seat.side_mac},depth=128,gro=1",
         ]
 
     def _failure(self, what: str) -> LabError:

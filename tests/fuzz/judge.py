@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
+    Catch,
     CgroupLimit,
     Chain,
     ClockShift,
@@ -23,8 +24,10 @@ from chaos_core.effects import (
     IngressPipe,
     Kill,
     LeasedSet,
+    Netem,
     Pipe,
     PulsedSet,
+    Reboot,
     Restart,
     Stop,
     UndoTimer,
@@ -40,7 +43,8 @@ _LARGEST = {"uniform": 8192, "normal": 28858, "pareto": 32767, "paretonormal": 3
 
 def fault_of(effect: Effect) -> str:
     """The id of the fault that an effect belongs to, by its name; the user's things have none."""
-    if isinstance(effect, Unit | Restart | Kill | Flush | Stop | CgroupLimit | ClockShift):
+    theirs = Unit | Restart | Kill | Reboot | Flush | Stop | CgroupLimit | ClockShift
+    if isinstance(effect, theirs):
         return ""
     name = effect.link if isinstance(effect, Pipe | IngressPipe) else effect.name
     prefix = CHAIN_PREFIX if isinstance(effect, Chain) else LINK_PREFIX
@@ -72,8 +76,12 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 assert min(effect.down, effect.up) >= 1_000_000, "a span that no set can count"
                 cut += 1
             case IngressPipe():
-                largest = _LARGEST[effect.netem.distribution] / 8192
-                inward = max(inward, effect.netem.delay + effect.netem.jitter * largest)
+                if effect.tbf:
+                    cut += 1
+                    inward = max(inward, effect.tbf.limit / effect.tbf.rate * 1e6)
+                if effect.netem:
+                    inward = max(inward, _longest(effect.netem))
+                    into = max(into, _lost(effect.netem))
                 assert all(catch.peers and catch.safe_ports for catch in effect.catches)
                 safe = any(net.version == 4 for net in view.protected.networks())
                 assert all(bool(c.safe_nets) == safe for c in effect.catches if c.family == 4)
@@ -82,7 +90,16 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 delay = max(delay, tbf.limit / tbf.rate * 1e6)
             case Worker(program="flush"):
                 assert effect.service, "a cache that nobody has listed"
-            case Pipe(netem=None) | Unit() | Restart() | Kill() | Stop() | CgroupLimit() | Worker():
+            case (
+                Pipe(netem=None)
+                | Unit()
+                | Restart()
+                | Kill()
+                | Reboot()
+                | Stop()
+                | CgroupLimit()
+                | Worker()
+            ):
                 cut += 1
             case UndoTimer(undo=undo):
                 cut += not all('"effect":"Run"' in text for text in undo)
@@ -90,9 +107,8 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 assert abs(effect.offset) <= 3_600_000_000, "the clock is more than an hour off"
                 cut += 1
             case Pipe(netem=netem) if netem is not None:
-                largest = _LARGEST[netem.distribution] / 8192
-                delay = max(delay, netem.delay + netem.jitter * largest)
-                out = max(out, netem.loss + netem.corrupt + netem.duplicate + _mean(netem.bursts))
+                delay = max(delay, _longest(netem))
+                out = max(out, _lost(netem))
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
@@ -123,6 +139,16 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
         cut += 1
         into = 0
     return {"latency": delay + inward, "loss": out + into, "cpu": cpu, "memory": memory, "cut": cut}
+
+
+def _longest(netem: Netem) -> float:
+    """The longest delay, in µs."""
+    return netem.delay + netem.jitter * _LARGEST[netem.distribution] / 8192
+
+
+def _lost(netem: Netem) -> float:
+    """What is lost or looks to a sender as if it were, in ppm."""
+    return netem.loss + netem.corrupt + netem.duplicate + _mean(netem.bursts)
 
 
 def _mean(bursts: GilbertElliott | None) -> float:
@@ -158,24 +184,29 @@ def unharmed(effects: Iterable[Effect]) -> None:
             assert all(pid > 1 for pid, _ in effect.victims)
 
 
+def spared(view: NodeView, catch: Catch, fixed: Mapping[str, tuple[str, ...]]) -> None:
+    """Fail unless what is protected is in the sets that a filter at ingress passes over."""
+    shielded = [ipaddress.ip_network(entry) for entry in fixed.get(catch.safe_nets, ())]
+    for net in view.protected.networks():
+        if net.version == catch.family:
+            assert any(net.subnet_of(one) for one in shielded), f"{net} in {catch.safe_nets}"  # type: ignore[arg-type]
+    wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
+    wanted |= {"udp:67", "udp:68"} if catch.family == 4 else {"udp:546", "icmpv6:34560"}
+    for half in ("0.0.0.0/1", "128.0.0.0/1") if catch.family == 4 else ("::/1", "8000::/1"):
+        assert {f"{half},{port}" for port in wanted} <= set(fixed[catch.safe_ports]), catch
+
+
 def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
     """Fail unless what is protected returns before anything else is asked, in every chain."""
+    effects = tuple(effects)
+    fixed = {each.name: each.entries for each in effects if isinstance(each, FixedSet)}
     for effect in effects:
         if isinstance(effect, LeasedSet | PulsedSet):
             for entry in effect.entries:
                 assert ipaddress.ip_network(entry).prefixlen > 0
-        if isinstance(effect, FixedSet) and effect.kind == "hash:net":
-            shielded = [ipaddress.ip_network(entry) for entry in effect.entries]
-            for net in view.protected.networks():
-                if net.version == effect.family:
-                    assert any(net.subnet_of(one) for one in shielded), f"{net} in {effect.name}"  # type: ignore[arg-type]
-        elif isinstance(effect, FixedSet):
-            wanted = {f"tcp:{port}" for port in view.protected.ssh_ports}
-            wanted |= {"udp:67", "udp:68"} if effect.family == 4 else {"udp:546", "icmpv6:34560"}
-            for half in (
-                ("0.0.0.0/1", "128.0.0.0/1") if effect.family == 4 else ("::/1", "8000::/1")
-            ):
-                assert {f"{half},{port}" for port in wanted} <= set(effect.entries), effect.name
+        if isinstance(effect, IngressPipe):
+            for catch in effect.catches:
+                spared(view, catch, fixed)
         if not isinstance(effect, Chain):
             continue
         first = next(

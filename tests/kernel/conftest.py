@@ -425,6 +425,7 @@ class Node:
         )
         self.supervisor = Supervisor(config, self.engine, Log.to_stderr("test"), memory_total())
         self.faults = 0
+        self._granted: dict[str, tuple[str, int]] = {}  # by fault: its run and epoch
 
     def apply(
         self, kind: str, *, run: str = "r-1", epoch: int = 1, seconds: float = 30, **params: Any
@@ -432,6 +433,7 @@ class Node:
         """Ask for a fault under a fresh lease; returns its id."""
         self.faults += 1
         fault = f"{self.faults:08x}"
+        self._granted[fault] = run, epoch
         now = now_us()
         request = Apply(
             epoch=epoch,
@@ -465,9 +467,11 @@ class Node:
         self.supervisor.tick(max(now_us(), self.supervisor.next_wakeup() or 0))
 
     def await_in_force(self, fault: str, seconds: float = 15) -> None:
-        """Let time pass until the fault is wholly there."""
+        """Let time pass until the fault is wholly there, with a lease that is renewed meanwhile."""
+        run, epoch = self._granted[fault]
 
         def settled() -> bool:
+            self.grant(run, epoch=epoch)
             self.supervisor.tick(now_us())
             return self.status(fault).state != "applying"
 

@@ -32,6 +32,7 @@ from chaos_core.messages import Revert
 
 guest = pytest.mark.guest
 BOTH = pytest.mark.parametrize("family", [4, 6])
+WAYS = pytest.mark.parametrize("way", ["out", "in"])
 PORT = 4000
 SIZE = 1000
 HEADERS = {4: 14 + 20 + 8, 6: 14 + 40 + 8}
@@ -177,22 +178,25 @@ def test_without_a_checksum_exactly_one_bit_is_seen_to_be_another(fault: Any, ne
 
 
 @guest
+@WAYS
 @BOTH
 def test_duplicates_are_as_many_as_asked_for_and_nothing_is_lost(
-    fault: Any, family: Family
+    fault: Any, family: Family, way: str
 ) -> None:
-    with fault("network.duplicate", family, percent="30%") as field:
-        copies = Counter(field.run(3000).numbers())
+    with fault("network.duplicate", family, percent="30%", direction=way) as field:
+        copies = Counter(field.run(3000, back=way == "in").numbers())
         assert set(copies) == set(range(3000))
         assert set(copies.values()) == {1, 2}
         assert sum(copies.values()) / 3000 - 1 == about(0.3, 3000)
 
 
 @guest
+@WAYS
 @BOTH
-def test_as_many_packets_as_asked_for_overtake_others(fault: Any, family: Family) -> None:
-    with fault("network.reorder", family, percent="20%", delay="300ms") as field:
-        wire = field.run(1500, patience=0.6)
+def test_as_many_packets_as_asked_for_overtake_others(fault: Any, family: Family, way: str) -> None:
+    params = {"percent": "20%", "delay": "300ms", "direction": way}
+    with fault("network.reorder", family, **params) as field:
+        wire = field.run(1500, back=way == "in", patience=0.6)
         numbers = wire.numbers()
         assert sorted(numbers) == list(range(1500))
         ahead, least = 0, 1500
@@ -208,13 +212,19 @@ def test_as_many_packets_as_asked_for_overtake_others(fault: Any, family: Family
 
 
 @guest
-def test_the_rate_is_kept_and_nobody_waits_longer_than_the_queue(fault: Any) -> None:
-    with fault("network.rate", 4, rate="1mbit", queue="100ms") as field:
-        wire = field.run(200, patience=0.4)  # far more than the bucket and the queue hold
+@WAYS
+def test_the_rate_is_kept_and_nobody_waits_longer_than_the_queue(fault: Any, way: str) -> None:
+    with fault("network.rate", 4, rate="1mbit", queue="100ms", direction=way) as field:
+        back = way == "in"
+        wire = field.run(
+            200, back=back, patience=0.4
+        )  # far more than the bucket and the queue hold
         held = (10_000 + 12_500) / (SIZE + HEADERS[4])
         assert held - 2 <= len(wire.arrived) <= held + 12  # and what drained meanwhile
         assert max(seconds for _, seconds in wire.arrived) < 0.15
-        wire = field.run(1600, patience=0.2, pause=0.03)  # 80 × 20 datagrams, thrice the rate
+        wire = field.run(
+            1600, back=back, patience=0.2, pause=0.03
+        )  # 80 × 20 datagrams, thrice the rate
         numbers = [sent + seconds for _, sent, seconds in _stamps(wire)]
         spent = numbers[-1] - numbers[0]
         assert spent > 1.5
@@ -254,10 +264,11 @@ def lost_of(wire: Wire, count: int) -> list[bool]:
 
 
 @guest
-def test_gilbert_elliott_loses_its_mean_in_bursts(fault: Any) -> None:
+@WAYS
+def test_gilbert_elliott_loses_its_mean_in_bursts(fault: Any, way: str) -> None:
     count, model = 6000, {"p": "4%", "r": "20%", "loss_in_bad": "90%", "loss_in_good": "1%"}
-    with fault("network.loss", 6, **model) as field:
-        lost = lost_of(field.run(count), count)
+    with fault("network.loss", 6, **model, direction=way) as field:
+        lost = lost_of(field.run(count, back=way == "in"), count)
     bad = 0.04 / 0.24
     mean = bad * 0.9 + (1 - bad) * 0.01
     # The variance of independent losses times how long a state lasts: (1 + 0.76) / (1 - 0.76).

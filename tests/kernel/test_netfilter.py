@@ -128,6 +128,25 @@ def test_new_connections_are_refused_and_open_ones_go_on(
 
 
 @FAMILIES
+def test_both_ways_are_refused_and_counted_each_for_itself(
+    node: Any, net: Any, calls: Any, family: int
+) -> None:
+    peer, other = net.peer[family], net.others[family][0]
+    refused = in_force(node, "network.reject", peers=peer, direction="both")
+    counted = in_force(
+        node, "network.limit", peers=other, direction="both", count="1", period="300s"
+    )
+    for way in ("in", "out"):
+        to = calls(family, way)
+        node.grant("r-1")
+        assert to.outcome(peer) == "ECONNREFUSED", way
+        assert [to.outcome(other) for _ in range(2)] == ["ok", "ECONNREFUSED"], way
+        assert to.outcome(net.bystander[family]) == "ok", way
+    node.supervisor.obey(Revert(fault=counted), now_us())
+    gone(node, refused)
+
+
+@FAMILIES
 def test_a_refused_datagram_is_an_error_for_its_sender(node: Any, net: Any, family: int) -> None:
     fault = in_force(
         node, "network.reject", peers=net.peer[family], action="port-unreachable", protocol="udp"

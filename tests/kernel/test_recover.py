@@ -131,6 +131,17 @@ def test_a_difference_is_kept_as_quarantine(
     assert json.loads((tmp_path / "quarantine").read_text()) == report.difference
 
 
+def test_a_difference_does_not_replace_what_a_node_is_quarantined_for(
+    host: Host, sh: Callable[..., str], tmp_path: Path
+) -> None:
+    partition(host, tmp_path)
+    (tmp_path / "quarantine").write_text('["fault 0: - rules: one of the user\'s"]')
+    sh("iptables-legacy", "-A", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
+    report = recovered(tmp_path)
+    kept = json.loads((tmp_path / "quarantine").read_text())
+    assert kept == ["fault 0: - rules: one of the user's", *report.difference]
+
+
 def test_without_a_state_directory_the_sweep_runs_all_the_same(
     host: Host, users: Any, tmp_path: Path
 ) -> None:

@@ -184,6 +184,18 @@ def test_what_we_leave_behind_quarantines_the_node_until_it_is_released(
     assert node.status(node.partition()).state == "in_force"
 
 
+def test_what_one_fault_leaves_is_told_beside_what_another_has_left(
+    node: Any, new_node: Callable[..., Any], sh: Callable[..., str]
+) -> None:
+    faults = node.partition(), node.partition(run="r-2", peers="10.9.0.3")
+    for fault in faults:
+        hold_on_to_our_set(sh, fault)
+    node.supervisor.obey(Revert(), now_us())
+    for told in (node.supervisor.quarantine, new_node().supervisor.quarantine):
+        for fault in faults:
+            assert any(f"chs-{fault}-4" in line for line in told), told
+
+
 @pytest.mark.parametrize("step", ["apply", "revert"])
 def test_what_we_break_quarantines_the_node(
     node: Any, sh: Callable[..., str], monkeypatch: pytest.MonkeyPatch, step: str
@@ -240,12 +252,14 @@ def test_two_pipes_on_one_device_end_independently(node: Any, net: Any, users: A
     before = users.listing()
     first = node.apply("network.latency", peers="10.9.0.2", delay="40ms")
     second = node.apply("network.latency", peers="10.9.0.3", delay="80ms", run="r-2")
-    assert all(40 <= rtt < 60 for rtt in net.ping(net.peer[4]))
-    assert all(80 <= rtt < 100 for rtt in net.ping(net.bystander[4]))
+    # A busy machine makes some slower than their delay, and none faster.
+    assert 40 <= min(net.ping(net.peer[4])) < 60
+    assert 80 <= min(net.ping(net.bystander[4])) < 100
+    node.grant("r-1", "r-2")
     node.supervisor.obey(Revert(fault=first), now_us())
     assert node.status(first).clean
-    assert all(rtt < 20 for rtt in net.ping(net.peer[4]))
-    assert all(80 <= rtt < 100 for rtt in net.ping(net.bystander[4]))
+    assert min(net.ping(net.peer[4])) < 20
+    assert 80 <= min(net.ping(net.bystander[4])) < 100
     node.supervisor.obey(Revert(fault=second), now_us())
     assert node.status(second).clean
     assert users.listing() == before

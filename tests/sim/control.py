@@ -17,9 +17,11 @@ from tests.sim.node import Machine
 from tests.sim.store import Database, Recorder, Store
 
 from chaos_controller.aborts import Aborts, Accepted
+from chaos_controller.config import Probes
 from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
+from chaos_controller.probing import Probing
 from chaos_controller.runs import Runs
 from chaos_controller.server import Controller
 from chaos_controller.session import AgentLink
@@ -67,7 +69,8 @@ class Instance:
         self.runs = Runs(self.authority, self.fleet, store, self.log)
         self.runs.recorder = cast(Any, Recorder(self.spawn, self.store))
         self.links = AgentLink(self.authority, self.fleet, self.runs, store, self.log)
-        experiments = Experiments(self.authority, self.fleet, self.runs, store, self.log)
+        probing = Probing(Probes(), ports=tuple)
+        experiments = Experiments(self.authority, self.fleet, self.runs, store, self.log, probing)
         self.aborts = Aborts(self.authority, self.fleet, self.runs, experiments, store, self.log)
         self.spawn(self._begin(at_least))
 

@@ -1,13 +1,18 @@
-"""Undo timers that end by themselves at the wrong moment."""
+"""Undo timers: taken off last, and not at all while something is left for them to undo."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chaos_agent import effects
+from chaos_agent.effects import revert_all
 from chaos_agent.linux import systemd
+from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import Systemd
+from chaos_core.effects import Effect, UndoTimer, Unit, to_text
 from chaos_core.errors import Unsupported
 
 
@@ -42,3 +47,37 @@ def test_an_undo_that_systemd_will_not_stop_is_not_disarmed(
     monkeypatch.setattr(Systemd, "stop", refused)
     with pytest.raises(Unsupported, match="refuses"):
         Systemd().disarm("chs-0a1b2c3d-1")
+
+
+class _Verbs:
+    """An effect's verbs, of which ``done`` keeps what was called. ``left`` is what stays."""
+
+    def __init__(self, done: list[str], left: str | Exception | None) -> None:
+        self.done, self.left = done, left
+
+    def revert(self, host: Host, effect: Effect) -> None:  # noqa: ARG002
+        self.done.append(f"revert {type(effect).__name__}")
+        if isinstance(self.left, Exception):
+            raise self.left
+
+    def absent(self, host: Host, effect: Effect) -> Any:  # noqa: ARG002
+        self.done.append(f"absent {type(effect).__name__}")
+        return self.left
+
+
+@pytest.mark.parametrize("left", [None, "app.service is still frozen", Unsupported("no bus")])
+def test_a_timer_is_disarmed_only_when_what_it_undoes_was_seen_to_be_gone(
+    monkeypatch: pytest.MonkeyPatch, left: str | Exception | None
+) -> None:
+    unit = Unit("app.service", "frozen")
+    timer = UndoTimer("chs-0a1b2c3d", (to_text(unit),))
+    done: list[str] = []
+    verbs = {Unit: _Verbs(done, left), UndoTimer: _Verbs(done, None)}
+    monkeypatch.setattr(effects, "ops", lambda effect: verbs[type(effect)])
+    with Host() as host:
+        told = revert_all(host, (timer, unit))
+    assert bool(told) == bool(left)
+    if left is None:
+        assert done == ["revert Unit", "absent Unit", "revert UndoTimer", "absent UndoTimer"]
+    else:
+        assert not any("UndoTimer" in one for one in done)

@@ -12,6 +12,7 @@ from chaos_core.run import (
     RECOVER_BUDGET,
     Abort,
     Apply,
+    Down,
     Ended,
     Entered,
     Event,
@@ -277,3 +278,65 @@ def test_in_any_order_it_ends_once_and_never_holds_again_after_an_abort(
     if run.verdict is Verdict.HELD:
         assert read_back >= run.nodes.keys()
         assert all(node.clean for node in run.nodes.values())
+
+
+# ── a fault that takes its node down ──────────────────────────────────────────────────────
+
+
+def returning(*names: str) -> Run:
+    run = make(*names)
+    run.returns = True
+    return run
+
+
+BACK = "back after 20.0 s, boot 0a → 0b"
+
+
+def back(fault: str = "fa", clean: bool = True) -> Ended:
+    return Ended(fault, "rebooted", clean, BACK)
+
+
+@pytest.mark.parametrize("seen", [InForce("fa"), Down("fa")])
+def test_a_node_that_goes_away_and_comes_back_has_held(seen: Event) -> None:
+    run = returning()
+    steps = play(run, (0, Start()), (6 * S, seen), (20 * S, Tick()), (21 * S, back()))
+    assert phases(steps) == ["baseline", "inject", "observe", "recover", "verdict"]
+    assert steps[-1] == Finished(Verdict.HELD, f"a: {BACK}")
+    assert steps.count(Apply("a", "fa")) == 1
+
+
+def test_a_node_that_does_not_come_back_is_waited_for_as_long_as_was_asked() -> None:
+    run = returning()
+    play(run, (0, Start()), (S, Down("fa")))
+    play(run, (S + MINUTE, Tick()))
+    assert run.phase is Phase.OBSERVE
+    steps = play(run, (S + MINUTE + ABORT_BOUND + 1, Tick()), (3 * MINUTE, Tick()))
+    assert steps[-1] == Finished(Verdict.FAILED, "a: did not come back within 60s")
+
+
+def test_a_node_that_was_told_to_go_and_stayed_has_not_held() -> None:
+    for reason in ("duration", "lease", "disturbed", "lost"):
+        run = returning()
+        play(run, (0, Start()), (S, InForce("fa")), (61 * S, ended(reason=reason)))
+        assert (run.verdict, f"ended early ({reason})" in run.reason) == (Verdict.FAILED, True)
+
+
+def test_a_node_that_comes_back_unclean_fails_the_run() -> None:
+    run = returning()
+    play(run, (0, Start()), (S, Down("fa")), (30 * S, back(clean=False)))
+    assert (run.verdict, run.reason) == (Verdict.FAILED, f"a: not clean: {BACK}")
+
+
+def test_an_abort_does_not_wait_for_a_node_that_is_down() -> None:
+    run = returning()
+    play(run, (0, Start()), (S, Down("fa")))
+    steps = play(run, (5 * S, Abort("ann")), (5 * S + ABORT_BOUND + 1, Tick()))
+    assert phases(steps) == ["abort", "clean"]
+    assert steps[-1] == Finished(Verdict.ABORTED, "ann")
+    assert play(run, (30 * S, back())) == []
+
+
+def test_only_what_takes_its_node_down_may_lose_it() -> None:
+    run = make()
+    assert play(run, (0, Start()), (S, Down("fa")))[-1] == Apply("a", "fa")
+    assert run.nodes["fa"].phase is NodePhase.SENT

@@ -145,12 +145,6 @@ def test_what_is_drawn_is_what_an_operator_reads(
             "correlation: too close to 100%",
         ),
         (
-            "network.loss",
-            {"percent": "1%", "correlation": "5%", "direction": "both"},
-            "correlation: only with direction=out",
-        ),
-        ("network.loss", {"p": "1%", "r": "50%", "direction": "in"}, "p: only with direction=out"),
-        (
             "network.latency",
             {"delay": "1ms", "distribution": "normal"},
             "distribution: only with a jitter",
@@ -189,6 +183,7 @@ def test_production_takes_what_fits_and_no_rate() -> None:
         ({"percent": "7%", "correlation": "40%"}, 70_000),
         ({"p": "1%", "r": "99%"}, 10_000),
         ({"p": "50%", "r": "50%", "loss_in_bad": "10%"}, 50_000),
+        ({"p": "50%", "r": "50%", "loss_in_bad": "10%", "direction": "both"}, 100_000),
     ],
 )
 def test_the_long_run_mean_is_drawn(params: dict[str, Any], lost: int) -> None:
@@ -315,6 +310,7 @@ def test_inward_the_leased_set_catches_and_sets_spare_what_is_protected() -> Non
     four, six = pipe.catches
     assert fixed[four.safe_nets].entries == ("10.0.0.0/31", "10.9.0.0/16")
     assert six.safe_nets == "", "no protected network of IPv6"
+    assert pipe.netem
     assert pipe.netem.delay == 9_000
     assert len(pipe.link) <= effects.MAX_LINK_NAME
     assert all(effects.is_ours(name) for name in (pipe.link, *leased, *fixed))
@@ -330,6 +326,45 @@ def test_both_ways_are_drawn_twice_and_survive_the_journal() -> None:
     shown = "\n".join(map(effects.describe, done))
     assert "inlet  eth0 from chs-0123abcd-4 but chs-0123abcd-41 chs-0123abcd-42" in shown
     assert "hash:net,port, to be asked by a filter): 0.0.0.0/1,tcp:22" in shown
+
+
+_INWARD: dict[str, dict[str, str]] = {
+    "network.duplicate": {"percent": "1%"},
+    "network.reorder": {"percent": "25%", "delay": "10ms"},
+    "network.rate": {"rate": "1mbit"},
+    "network.loss": {"p": "1%", "r": "50%"},
+}
+
+
+@pytest.mark.parametrize("kind", _INWARD)
+def test_inward_each_makes_the_detour_and_both_ways_are_drawn_twice(kind: str) -> None:
+    into, out, both = (
+        fault(kind, direction=direction, **_INWARD[kind]) for direction in ("in", "out", "both")
+    )
+    inlets = [e for e in into.compile(GUARDED, "0123abcd") if isinstance(e, IngressPipe)]
+    outlets = [e for e in out.compile(GUARDED, "0123abcd") if isinstance(e, Pipe)]
+    assert [(e.netem, e.tbf) for e in inlets] == [(e.netem, e.tbf) for e in outlets]
+    assert inlets
+    assert all(catch.safe_ports for inlet in inlets for catch in inlet.catches)
+    done = both.compile(GUARDED, "0123abcd")
+    assert [e for e in done if isinstance(e, IngressPipe | Pipe)] == [*inlets, *outlets]
+    assert [effects.from_text(effects.to_text(effect)) for effect in done] == [*done]
+    one, two = out.draw(), both.draw()
+    assert into.draw() == one
+    assert (two.latency, two.loss) == (2 * one.latency, 2 * one.loss)
+    assert two.latency or two.loss
+
+
+@pytest.mark.parametrize("kind", _INWARD)
+def test_inward_no_kind_takes_what_sets_cannot_tell(kind: str) -> None:
+    with pytest.raises(InvalidInput, match="a protocol by its ports only"):
+        fault(kind, direction="in", protocol="tcp", **_INWARD[kind])
+
+
+def test_a_bit_is_never_flipped_on_the_way_in() -> None:
+    """A card that has checked the sum already would let it through to the application."""
+    with pytest.raises(InvalidInput, match="unknown parameter 'direction'"):
+        fault("network.corrupt", percent="1%", direction="in")
 
 
 def test_inward_the_sets_are_ipsets_whatever_the_backend() -> None:

@@ -198,7 +198,7 @@ def test_everywhere_is_where_the_node_has_routes() -> None:
         ),
         ("network.reject", {"peers": "10.0.0.2", "protocol": "icmp"}, "is not answered"),
         ("network.reject", {"peers": "10.0.0.2", "share": "0%"}, "above 0%"),
-        ("network.reject", {"peers": "10.0.0.2", "direction": "both"}, "direction"),
+        ("network.reject", {"peers": "10.0.0.2", "direction": "sideways"}, "direction"),
         ("network.limit", {"peers": "10.0.0.2"}, "'count' is required"),
         ("network.limit", {"peers": "10.0.0.2", "count": "0"}, "count"),
         ("network.limit", {"peers": "10.0.0.2", "count": "10001"}, "count"),

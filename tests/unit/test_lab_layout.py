@@ -12,9 +12,12 @@ from chaos_lab.layout import MAX_NODES, LabDir, project_root, seats
 
 def test_every_vm_of_the_largest_lab_has_its_own_name_and_addresses() -> None:
     fleet = seats(MAX_NODES)
-    for field in ("name", "ip", "ip6", "mac", "tap"):
+    for field in (
+        *("name", "ip", "ip6", "mac", "tap"),
+        *("side_ip", "side_ip6", "side_mac", "side_tap"),
+    ):
         assert len({getattr(seat, field) for seat in fleet}) == MAX_NODES + 1
-    assert all(len(seat.tap) <= 15 for seat in fleet)
+    assert all(len(tap) <= 15 for seat in fleet for tap in (seat.tap, seat.side_tap))
     assert (fleet[0].name, fleet[0].ip) == ("controller", "10.77.0.10")
     assert (fleet[1].name, fleet[1].ip, fleet[1].ip6) == ("n1", "10.77.0.11", "fd77::11")
 

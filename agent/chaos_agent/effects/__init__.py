@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from chaos_agent.linux.host import Host
-from chaos_core.effects import Effect, UndoTimer, Worker
+from chaos_core.effects import Effect, Reboot, UndoTimer, Worker
 from chaos_core.errors import ChaosError
 
 # What comes after one of these in a fault is applied once it is read back as in force.
@@ -76,9 +76,10 @@ def next_boots(host: Host, effects: Sequence[Effect]) -> bool:
     """Whether only the next boot can end these: what systemd holds, while it goes down.
 
     It takes no order then, and after a boot its transient units are no more, and its
-    services are what they are enabled to be.
+    services are what they are enabled to be. A reboot ends with the boot by its nature.
     """
-    return any(isinstance(effect, UndoTimer) for effect in effects) and host.systemd.going_down()
+    held = any(isinstance(effect, UndoTimer | Reboot) for effect in effects)
+    return held and host.systemd.going_down()
 
 
 def revert_all(host: Host, effects: Sequence[Effect]) -> list[str]:

@@ -12,7 +12,7 @@ Link and clsact are added, claimed and taken away as in ``pipe``, by the same ta
 
 from __future__ import annotations
 
-from chaos_agent.effects.pipe import claimed, netem_differs, release, unhook
+from chaos_agent.effects.pipe import claimed, qdisc_differs, release, shape, unhook
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import INGRESS, Link, Redirect
@@ -44,7 +44,7 @@ class IngressPipeOps:
                 " goes together",
             )
         link = host.tc.add_link(effect.link, "ifb")
-        host.tc.add_netem(link, effect.netem)
+        shape(host.tc, effect, link)
         present = device.index in host.tc.clsact_devices()
         claim = not present or claimed(host.tc, device.index)
         host.tc.raise_link(link, device.index if claim else 0)
@@ -68,7 +68,7 @@ class IngressPipeOps:
             have = f"{link.kind} that is {'up' if link.up else 'down'}"
             return f"link {effect.link} is a {have}, not an ifb that is up"
         return (
-            netem_differs(host.tc, effect.netem, link)
+            qdisc_differs(host.tc, effect, link)
             or _filters_differ(host, effect, device, link)
             or _in_the_way(host, effect, device)
         )

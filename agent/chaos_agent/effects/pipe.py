@@ -23,7 +23,7 @@ from chaos_agent.linux.host import Host
 from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
 from chaos_agent.linux.tc import Tc
 from chaos_agent.linux.tcvalues import EGRESS, Link, Redirect
-from chaos_core.effects import Netem, Pipe, is_ours
+from chaos_core.effects import IngressPipe, Pipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 
 
@@ -50,10 +50,7 @@ class PipeOps:
                 hint="use another interface or fault; docs/coexistence.md says what goes together",
             )
         link = host.tc.add_link(effect.link, effect.kind)
-        if effect.netem:
-            host.tc.add_netem(link, effect.netem)
-        elif effect.tbf:
-            host.tc.add_tbf(link, effect.tbf)
+        shape(host.tc, effect, link)
         present = device.index in host.tc.clsact_devices()
         claim = not present or claimed(host.tc, device.index)
         host.tc.raise_link(link, device.index if claim else 0)
@@ -73,7 +70,7 @@ class PipeOps:
             have = f"{link.kind} that is {'up' if link.up else 'down'}"
             return f"link {effect.link} is a {have}, not a {effect.kind} that is up"
         return (
-            _qdisc_differs(host.tc, effect, link)
+            qdisc_differs(host.tc, effect, link)
             or _filter_differs(host.tc, effect, device, link)
             or _in_the_way(host.tc, effect, device)
         )
@@ -145,14 +142,18 @@ def _redirects(
     ]
 
 
-def netem_differs(tc: Tc, netem: Netem, link: Link) -> str | None:
-    """How the netem of a link of ours differs from what was asked for; None when it does not."""
-    return _differs(link, "netem", in_ticks(netem), tc.netem(link))
-
-
-def _qdisc_differs(tc: Tc, effect: Pipe, link: Link) -> str | None:
+def shape(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> None:
+    """Give a link of ours the qdisc that was asked for, if any."""
     if effect.netem:
-        return netem_differs(tc, effect.netem, link)
+        tc.add_netem(link, effect.netem)
+    elif effect.tbf:
+        tc.add_tbf(link, effect.tbf)
+
+
+def qdisc_differs(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> str | None:
+    """How the qdisc of a link of ours differs from what was asked for; None when it does not."""
+    if effect.netem:
+        return _differs(link, "netem", in_ticks(effect.netem), tc.netem(link))
     if effect.tbf:
         return _differs(link, "tbf", tbf_in_ticks(effect.tbf), tc.tbf(link))
     return None

@@ -137,6 +137,17 @@ class Systemd:
         """Begin to stop it."""
         self._call("StopUnit", "ss", unit, "replace")
 
+    def enabled(self, unit: str) -> str:
+        """Whether it starts with the machine: ``enabled`` if so, else what it is instead."""
+        try:
+            return str(self._call("GetUnitFileState", "s", unit)[0])
+        except Unsupported:  # who must know whether systemd answers asks for its version
+            return "not installed"
+
+    def reboot(self) -> None:
+        """Begin to shut the machine down in good order, and to start it again."""
+        self._call("StartUnit", "ss", "reboot.target", "replace-irreversibly")
+
     # ── timers of our own ─────────────────────────────────────────────────────────────────
 
     def arm(self, name: str, microseconds: int, argv: Sequence[str]) -> None:

@@ -33,7 +33,8 @@ _LONGEST_NAME = 64
 class Fault(BaseModel, ABC):
     """One kind of fault with its parameters. Subclasses set the class variables.
 
-    ``risky`` faults ask for confirmation. ``needs`` names what ``doctor`` must
+    ``risky`` faults ask for confirmation. One that ``takes_down`` is in force when its node
+    goes away, and over when that is back in another boot. ``needs`` names what ``doctor`` must
     find on the host. ``lease_holder`` says in words who ends the fault when
     every process of ours is dead.
     """
@@ -45,6 +46,7 @@ class Fault(BaseModel, ABC):
     lease_holder: ClassVar[str]
     example: ClassVar[str]
     risky: ClassVar[bool] = False
+    takes_down: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -164,7 +166,8 @@ def explain(cls: type[Fault], problem: Any) -> str:
     """One of pydantic's errors, in our words."""
     field = str(problem["loc"][0]) if problem["loc"] else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {field!r} ({nearest(field, cls.model_fields)})"
+        hint = nearest(field, cls.model_fields) if cls.model_fields else "it takes none"
+        return f"unknown parameter {field!r} ({hint})"
     if problem["type"] == "missing":
         return f"parameter {field!r} is required (for example {cls.example})"
     text = problem["msg"].removeprefix("Value error, ")

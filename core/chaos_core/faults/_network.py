@@ -47,7 +47,8 @@ _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})(=[A-Za-z0-9._-]{1,63})?
 _NUMBERS = re.compile(r"[0-9.]+")
 _NEIGHBOUR_DISCOVERY = ("133", "134", "135", "136", "137")
 _DHCP: dict[Family, tuple[str, ...]] = {4: ("67", "68"), 6: ("546", "547")}
-Direction = Literal["in", "out", "both"]
+Way = Literal["in", "out"]
+Direction = Literal[Way, "both"]
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 
 
@@ -224,10 +225,6 @@ class NetworkFault(Fault, ABC):
             for family in self.families()
         )
 
-    def shaped(self, node: NodeView, fault_id: str, through: Netem | Tbf) -> tuple[Effect, ...]:
-        """All that it takes to send what leaves for the peers through netem or a token bucket."""
-        return (*self.leased_sets(node, fault_id), *self.detour(node, fault_id, through))
-
     def detour(
         self, node: NodeView, fault_id: str, through: Netem | Tbf | None, every: int = 0
     ) -> tuple[Effect, ...]:
@@ -283,10 +280,7 @@ class NetworkFault(Fault, ABC):
     ) -> tuple[Effect, ...]:
         """No packet to or from the peers gets through: it vanishes, or is rejected."""
         effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
-        ways: tuple[Literal["in", "out"], ...] = ("in", "out")
-        for way in ways:
-            if direction not in (way, "both"):
-                continue
+        for way in ways_of(direction):
             if reject:
                 rejecting = self.filtering(node, fault_id, way, Rule("REJECT"), table="filter")
                 effects = (*effects, *rejecting)
@@ -296,8 +290,8 @@ class NetworkFault(Fault, ABC):
                 effects = (*effects, *self.filtering(node, fault_id, "in", Rule("DROP")))
         return effects
 
-    def inlet(self, node: NodeView, fault_id: str, netem: Netem) -> tuple[Effect, ...]:
-        """Ingress: what comes from the peers, by a device that routes to them, goes through netem.
+    def inlet(self, node: NodeView, fault_id: str, through: Netem | Tbf) -> tuple[Effect, ...]:
+        """Ingress: what comes from the peers, by a device that routes to them, goes ``through``.
 
         It takes leased sets of ipset's, whatever the backend. It is matched before xtables,
         by sets alone: what is protected in a chain is protected by sets here, and a protocol
@@ -331,8 +325,10 @@ class NetworkFault(Fault, ABC):
                     *(name if given else "" for name, given in chosen),
                 )
             )
+        netem = through if isinstance(through, Netem) else None
+        tbf = through if isinstance(through, Tbf) else None
         pipes = (
-            IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem)
+            IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem, tbf)
             for number, name in enumerate(self.devices(node), MAX_DEVICES)
         )
         return (*sets, *pipes)
@@ -510,6 +506,12 @@ class NetworkFault(Fault, ABC):
                         where=self.kind,
                         hint="name the other side",
                     )
+
+
+def ways_of(direction: Direction) -> tuple[Way, ...]:
+    """Each of the two ways that packets can go, if it is meant."""
+    ways: tuple[Way, ...] = ("in", "out")
+    return tuple(way for way in ways if direction in (way, "both"))
 
 
 def _peer(text: str) -> str:

@@ -17,7 +17,9 @@ class NetworkCorrupt(NetworkFault):
     """One bit of a packet to a peer is flipped, anywhere from the link's header on.
 
     A receiver throws away what fails a checksum, so this is loss, at most: a flip that
-    no checksum covers (a MAC's, IPv6's hop limit, UDP without a checksum) gets through.
+    no checksum covers (a MAC's, IPv6's hop limit, UDP without a checksum) gets through. It
+    is done on the way out only: on the way in, a network card that has checked the sum
+    already would let every flip through, to the application.
     """
 
     kind = "network.corrupt"
@@ -32,4 +34,5 @@ class NetworkCorrupt(NetworkFault):
         return Draw("loss", loss=self.percent)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        return self.shaped(node, fault_id, Netem(corrupt=int(self.percent), limit=queue_limit(0)))
+        netem = Netem(corrupt=int(self.percent), limit=queue_limit(0))
+        return (*self.leased_sets(node, fault_id), *self.detour(node, fault_id, netem))

@@ -9,21 +9,15 @@ from pydantic import Field, model_validator
 from chaos_core.distributions import Distribution, longest
 from chaos_core.effects import Effect, Netem
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import (
-    SHAPING,
-    Direction,
-    NetworkFault,
-    each_port,
-    queue_limit,
-)
+from chaos_core.faults._network import SHAPING, queue_limit
+from chaos_core.faults._shaping import ShapingFault
 from chaos_core.node import NodeView
 from chaos_core.units import Duration, Percent
 
-_MOST_PORTS = 64  # each is up to four entries of a set
 _LONGEST_JITTER = Duration.parse("2s")  # the kernel keeps it as nanoseconds in 31 bits
 
 
-class NetworkLatency(NetworkFault):
+class NetworkLatency(ShapingFault):
     """Every packet to (``out``) or from (``in``) a peer is late by ``delay`` ± ``jitter``.
 
     Inwards it takes the kernel's ``em_ipset``, by which tc asks sets: so packets are chosen by
@@ -51,9 +45,6 @@ class NetworkLatency(NetworkFault):
     distribution: Distribution = Field(
         default="uniform", description="how the jitter is spread around the delay"
     )
-    direction: Direction = Field(
-        default="out", description="in, out or both; in and both: a protocol only with ports"
-    )
 
     @model_validator(mode="after")
     def _sensible(self) -> NetworkLatency:
@@ -67,23 +58,13 @@ class NetworkLatency(NetworkFault):
             raise ValueError(f"jitter: must be at most {_LONGEST_JITTER}")
         if self.distribution != "uniform" and not self.jitter:
             raise ValueError("distribution: only with a jitter")
-        if self.direction != "out":
-            sides = (each_port(self.ports), each_port(self.local_ports))
-            if max(map(len, sides)) > _MOST_PORTS:
-                raise ValueError(f"direction: in and both go with at most {_MOST_PORTS} ports")
-            if self.protocol != "all" and not any(sides):
-                raise ValueError(
-                    "direction: in and both go with a protocol by its ports only,"
-                    " since tc asks sets, which know it by port"
-                )
         return self
 
     def _longest(self) -> Duration:
         return Duration(longest(self.distribution, self.delay, self.jitter))
 
     def draw(self) -> Draw:
-        directions = 2 if self.direction == "both" else 1
-        return Draw("latency", latency=Duration(self._longest() * directions))
+        return Draw("latency", latency=Duration(self._longest() * self.ways()))
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         netem = Netem(
@@ -93,14 +74,4 @@ class NetworkLatency(NetworkFault):
             distribution=self.distribution,
             limit=queue_limit(self._longest()),
         )
-        inward, outward = self.direction != "out", self.direction != "in"
-        effects: tuple[Effect, ...] = ()
-        if inward or node.backend == "xtables":
-            effects = self.leased_sets(node, fault_id, "xtables")
-        if outward and node.backend != "xtables":
-            effects = (*effects, *self.leased_sets(node, fault_id))
-        if inward:
-            effects = (*effects, *self.inlet(node, fault_id, netem))
-        if outward:
-            effects = (*effects, *self.detour(node, fault_id, netem))
-        return effects
+        return self.both_ways(node, fault_id, netem)

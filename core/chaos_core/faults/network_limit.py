@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from chaos_core.effects import Effect, Family, Rule
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import MATCHING, NetworkFault
+from chaos_core.faults._network import MATCHING, Direction, NetworkFault, ways_of
 from chaos_core.node import NodeView
 from chaos_core.units import SECOND, Duration
 
@@ -22,9 +22,9 @@ class NetworkLimit(NetworkFault):
 
     A token bucket (xt_limit): it holds ``count``, and is filled evenly at ``count`` a
     ``period``; so a long time sees that rate, and a single period at most twice as many.
-    It is one bucket for all peers together, but IPv4 and IPv6 have one each. Open
-    connections go on. ``reject`` answers with a RST; after ``drop`` the caller's kernel
-    tries again by itself, and each try counts as a new connection.
+    It is one bucket for all peers together, but IPv4 and IPv6 have one each, and so have
+    the two directions. Open connections go on. ``reject`` answers with a RST; after ``drop``
+    the caller's kernel tries again by itself, and each try counts as a new connection.
     """
 
     kind = "network.limit"
@@ -41,8 +41,8 @@ class NetworkLimit(NetworkFault):
     action: Literal["reject", "drop"] = Field(
         default="reject", description="what becomes of the rest: a TCP RST, or silence"
     )
-    direction: Literal["in", "out"] = Field(
-        default="out", description="out: from this node to the peers; in: from them"
+    direction: Direction = Field(
+        default="out", description="out: from this node to the peers; in: from them; or both"
     )
 
     @model_validator(mode="after")
@@ -58,7 +58,11 @@ class NetworkLimit(NetworkFault):
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         verdict = Rule("DROP") if self.action == "drop" else Rule("REJECT", reject_with="tcp-reset")
-        chains = self.filtering(node, fault_id, self.direction, verdict, table="filter")
+        chains = [
+            chain
+            for way in ways_of(self.direction)
+            for chain in self.filtering(node, fault_id, way, verdict, table="filter")
+        ]
         return (*self.leased_sets(node, fault_id), *chains)
 
     def protocols(self, family: Family) -> tuple[str, ...]:  # noqa: ARG002

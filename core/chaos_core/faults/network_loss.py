@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from chaos_core.effects import Effect, GilbertElliott, Netem, Rule
 from chaos_core.envelope import Draw
 from chaos_core.faults._fields import Share
-from chaos_core.faults._network import SHAPING, Direction, NetworkFault, queue_limit
+from chaos_core.faults._network import SHAPING, Direction, queue_limit
+from chaos_core.faults._shaping import ShapingFault
 from chaos_core.node import NodeView
 from chaos_core.units import Percent
 
@@ -19,14 +20,17 @@ _ALL = 1_000_000
 _LEAST_TO_GOOD = 10_000  # 1 %: the bad state lasts for 100 packets on average, at most
 
 
-class NetworkLoss(NetworkFault):
+class NetworkLoss(ShapingFault):
     """Packets to (``out``) or from (``in``) a peer are lost, in one of three ways.
 
     - ``percent``: each with this probability. With ``correlation``, more of them follow
-      one another while the share stays the same: egress only.
+      one another while the share stays the same.
     - ``p`` and ``r``, with ``loss_in_bad`` and ``loss_in_good``: the Gilbert-Elliott model
-      as in tc-netem(8): egress only. It is the long-run mean that counts as loss.
+      as in tc-netem(8). It is the long-run mean that counts as loss.
     - ``every``: each n-th packet, counted by interface and protocol.
+
+    With ``correlation`` or ``p``, ``direction=in`` and ``both`` take what ``network.latency``
+    takes inwards.
     """
 
     kind = "network.loss"
@@ -73,9 +77,6 @@ class NetworkLoss(NetworkFault):
         bursts = self._bursts()
         if bursts is None:
             return self
-        if self.direction != "out":
-            model = "correlation" if self.correlation else "p"
-            raise ValueError(f"{model}: only with direction=out, xtables cannot do it")
         if bursts.to_good < _LEAST_TO_GOOD:
             field = "correlation" if self.correlation else "r"
             raise ValueError(f"{field}: bursts would be of more than 100 packets on average")
@@ -118,16 +119,21 @@ class NetworkLoss(NetworkFault):
         return Percent(ceil(Fraction(lost, chain.to_bad + chain.to_good)))
 
     def draw(self) -> Draw:
-        directions = 2 if self.direction == "both" else 1
-        return Draw("loss", loss=Percent(self._mean() * directions))
+        return Draw("loss", loss=Percent(self._mean() * self.ways()))
+
+    def inward(self) -> bool:
+        """Losses that do not depend on one another are made by xtables."""
+        return super().inward() and self._bursts() is not None
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
         every, bursts = self.every or 0, self._bursts()
+        if bursts:
+            return self.both_ways(node, fault_id, Netem(bursts=bursts, limit=queue_limit(0)))
+        effects: tuple[Effect, ...] = self.leased_sets(node, fault_id)
         if self.direction in ("out", "both"):
             # Of every n-th packet only those n-th make the detour, and none comes back.
-            share = _ALL if every else 0 if bursts else int(self.percent or 0)
-            netem = Netem(loss=share, bursts=bursts, limit=queue_limit(0))
+            share = _ALL if every else int(self.percent or 0)
+            netem = Netem(loss=share, limit=queue_limit(0))
             effects = (*effects, *self.detour(node, fault_id, netem, every))
         if self.direction in ("in", "both"):
             # xt_statistic draws from [0, 1); a probability of one is a plain DROP.

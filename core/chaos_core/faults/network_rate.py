@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from chaos_core.effects import Effect, Tbf
 from chaos_core.envelope import Draw
-from chaos_core.faults._network import DETOUR, NetworkFault
+from chaos_core.faults._network import DETOUR
+from chaos_core.faults._shaping import ShapingFault
 from chaos_core.node import NodeView
 from chaos_core.units import Bandwidth, Duration
 
@@ -26,18 +27,21 @@ def _reasonable(value: Bandwidth) -> Bandwidth:
     return value
 
 
-class NetworkRate(NetworkFault):
-    """What leaves for the peers, all together by interface, gets ``rate``.
+class NetworkRate(ShapingFault):
+    """What leaves for the peers (``out``), or comes from them (``in``), gets ``rate``: all
+    together by interface and direction.
 
     tc-tbf(8), and not netem's rate: that one counts 64 KiB of TCP as one packet, so a limit
     in packets does not bound how long they wait. Here the limit is in bytes: a packet waits
     for ``queue`` at most, and is dropped when the queue is full, as at a slow router. How
     much is dropped depends on the sender alone, so this is destructive. The bucket lets
     10 kB, or what 10 ms take if that is more, pass at once.
+
+    ``direction=in`` and ``both`` take what ``network.latency`` takes inwards.
     """
 
     kind = "network.rate"
-    summary = "limit the bandwidth to chosen peers"
+    summary = "limit the bandwidth to or from chosen peers"
     lease_holder = "a set entry with a timeout, in the kernel"
     example = "peers=10.0.0.2 rate=1mbit"
     risky = True
@@ -67,7 +71,7 @@ class NetworkRate(NetworkFault):
         return Tbf(rate, burst, limit=rate * self.queue // 1_000_000)
 
     def draw(self) -> Draw:
-        return Draw("destructive", latency=self.queue)
+        return Draw("destructive", latency=Duration(self.queue * self.ways()))
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        return self.shaped(node, fault_id, self._bucket())
+        return self.both_ways(node, fault_id, self._bucket())

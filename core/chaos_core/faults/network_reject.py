@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from chaos_core.effects import Effect, Family, Rule
 from chaos_core.envelope import Draw
 from chaos_core.faults._fields import Share
-from chaos_core.faults._network import MATCHING, NetworkFault
+from chaos_core.faults._network import MATCHING, Direction, NetworkFault, ways_of
 from chaos_core.node import NodeView
 from chaos_core.units import Percent
 
@@ -50,8 +50,8 @@ class NetworkReject(NetworkFault):
     share: Share = Field(
         default=Percent(1_000_000), description="of new connections and datagrams, at random"
     )
-    direction: Literal["in", "out"] = Field(
-        default="out", description="out: from this node to the peers; in: from them"
+    direction: Direction = Field(
+        default="out", description="out: from this node to the peers; in: from them; or both"
     )
 
     @model_validator(mode="after")
@@ -67,7 +67,11 @@ class NetworkReject(NetworkFault):
         # xt_statistic draws from [0, 1); a probability of one is no match on it.
         share = int(self.share) if self.share < 1_000_000 else 0
         reject = Rule("REJECT", probability=share)
-        chains = self.filtering(node, fault_id, self.direction, reject, table="filter")
+        chains = [
+            chain
+            for way in ways_of(self.direction)
+            for chain in self.filtering(node, fault_id, way, reject, table="filter")
+        ]
         return (*self.leased_sets(node, fault_id), *chains)
 
     def protocols(self, family: Family) -> tuple[str, ...]:

@@ -9,22 +9,26 @@ from pydantic import Field, model_validator
 from chaos_core.effects import Effect, Netem
 from chaos_core.envelope import Draw
 from chaos_core.faults._fields import Share
-from chaos_core.faults._network import SHAPING, NetworkFault, queue_limit
+from chaos_core.faults._network import SHAPING, queue_limit
+from chaos_core.faults._shaping import ShapingFault
 from chaos_core.node import NodeView
 from chaos_core.units import Duration, Percent
 
 
-class NetworkReorder(NetworkFault):
-    """``percent`` of the packets to a peer leave at once, all others ``delay`` later.
+class NetworkReorder(ShapingFault):
+    """``percent`` of the packets to (``out``) or from (``in``) a peer go on at once, all others
+    ``delay`` later.
 
     A packet overtakes those that were sent within ``delay`` before it; with longer gaps
     between packets nothing is reordered. ``correlation`` makes those that leave at once
     come in groups. It is netem's own, which draws the share away from 50%: fewer than
     ``percent`` of less than that, and more of more.
+
+    ``direction=in`` and ``both`` take what ``network.latency`` takes inwards.
     """
 
     kind = "network.reorder"
-    summary = "let packets to chosen peers overtake others"
+    summary = "let packets to or from chosen peers overtake others"
     lease_holder = "a set entry with a timeout, in the kernel"
     example = "peers=10.0.0.2 percent=25% delay=10ms"
     needs: ClassVar[tuple[str, ...]] = SHAPING
@@ -46,7 +50,7 @@ class NetworkReorder(NetworkFault):
         return self
 
     def draw(self) -> Draw:
-        return Draw("latency", latency=self.delay)
+        return Draw("latency", latency=Duration(self.delay * self.ways()))
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         netem = Netem(
@@ -55,4 +59,4 @@ class NetworkReorder(NetworkFault):
             reorder_correlation=int(self.correlation),
             limit=queue_limit(self.delay),
         )
-        return self.shaped(node, fault_id, netem)
+        return self.both_ways(node, fault_id, netem)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from chaos_core.effects import LINK_PREFIX, Effect, Family, Rule, Worker
 from chaos_core.envelope import Draw
 from chaos_core.faults._fields import Share
-from chaos_core.faults._network import MATCHING, Direction, NetworkFault
+from chaos_core.faults._network import MATCHING, Direction, NetworkFault, ways_of
 from chaos_core.node import NodeView
 from chaos_core.units import Percent
 
@@ -100,11 +100,9 @@ class TamperPayload(NetworkFault):
         # Table security comes last and is hardly ever used: a packet that comes back from a
         # queue does not meet the rest of its table.
         rule = Rule("NFQUEUE", text=find, probability=share, queue=queue)
-        ways: tuple[Literal["in", "out"], ...] = ("in", "out")
         chains = [
             chain
-            for way in ways
-            if self.direction in (way, "both")
+            for way in ways_of(self.direction)
             for chain in self.filtering(node, fault_id, way, rule, table="security")
         ]
         return (worker, *self.leased_sets(node, fault_id), *chains)

@@ -26,7 +26,7 @@ def render(record: Record) -> str:
 def render_suite(records: Sequence[Record], title: str) -> str:
     """Several runs: a scorecard, then each."""
     found = content.summary(records)
-    lines = [f"# {_text(title)}", "", *_list(found.verdicts, f"score: {found.scores}",
+    lines = [f"# {text(title)}", "", *_list(found.verdicts, f"score: {found.scores}",
              f"recovery: {found.recoveries}"), ""]  # fmt: skip
     lines += _table("Scorecard", content.SCORECARD, content.scorecard(records), "##")
     lines += _table("By tag", content.BY_TAG, content.by_tag(records), "##")
@@ -37,12 +37,12 @@ def render_suite(records: Sequence[Record], title: str) -> str:
 
 def render_comparison(comparison: Comparison) -> str:
     """A run beside another one, or beside its own history."""
-    title = f"# Run {_text(comparison.record.id)} beside {len(comparison.older)} older"
+    title = f"# Run {text(comparison.record.id)} beside {len(comparison.older)} older"
     rows = [
         (row.name, row.before, row.now, row.change, row.limit, "✗ worse" if row.worse else "✓")
         for row in comparison.rows
     ]
-    lines = [title, "", f"**{_text(comparison.summary)}**", ""]
+    lines = [title, "", f"**{text(comparison.summary)}**", ""]
     lines += _table("", content.COMPARISON, rows, "")
     lines += ["## Runs", "", *_list(*(f"{r.id}, {r.started}: {r.title}" for r in comparison.older))]
     return "\n".join(lines) + "\n"
@@ -50,11 +50,11 @@ def render_comparison(comparison: Comparison) -> str:
 
 def _run(record: Record, level: str) -> list[str]:
     word = content.verdict(record)
-    lines = [f"{level} {_text(record.title)}", ""]
-    lines += [f"**{_MARKS.get(word, '')} {word.upper()}** — {_text(record.reason)}  "]
+    lines = [f"{level} {text(record.title)}", ""]
+    lines += [f"**{_MARKS.get(word, '')} {word.upper()}** — {text(record.reason)}  "]
     sample = content.decisive(record)
-    lines += [_text(sample), ""] if sample else [""]
-    lines += [f"> {_text(record.hypothesis)}", ""] if record.hypothesis else []
+    lines += [text(sample), ""] if sample else [""]
+    lines += [f"> {text(record.hypothesis)}", ""] if record.hypothesis else []
     times = content.times(record)
     lines += _table("", [name for name, _ in times], [tuple(value for _, value in times)], "")
     sub = f"{level}#"
@@ -74,19 +74,19 @@ def _run(record: Record, level: str) -> list[str]:
     ]
 
 
-def _text(text: str) -> str:
+def text(given: str) -> str:
     """One line, in which nothing is markup."""
-    return _SPECIAL.sub(r"\\\1", printable(text, _MAX_TEXT))
+    return _SPECIAL.sub(r"\\\1", printable(given, _MAX_TEXT))
 
 
 def _list(*texts: str) -> list[str]:
-    return [f"- {_text(text)}" for text in texts]
+    return [f"- {text(each)}" for each in texts]
 
 
 def _table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], level: str
 ) -> list[str]:
-    lines = [f"| {' | '.join(map(_text, row))} |" for row in rows]
+    lines = [f"| {' | '.join(map(text, row))} |" for row in rows]
     if not lines:
         return []
     head = [f"{level} {title}", ""] if title else []

@@ -16,7 +16,17 @@ from typing import Any
 
 from chaos_core.errors import ChaosError
 from chaos_lab import provision
-from chaos_lab.catalogue import databases, filtering, limits, network, resources, services, shaping
+from chaos_lab.catalogue import (
+    databases,
+    filtering,
+    hooks,
+    limits,
+    network,
+    resources,
+    selecting,
+    services,
+    shaping,
+)
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
@@ -25,9 +35,11 @@ MEASURES: tuple[Measure, ...] = (
     *network.MEASURES,
     *filtering.MEASURES,
     *shaping.MEASURES,
+    *selecting.MEASURES,
     *resources.MEASURES,
     *services.MEASURES,
     *limits.MEASURES,
+    *hooks.MEASURES,
     *databases.MEASURES,
 )
 
@@ -61,8 +73,11 @@ class Row:
 def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) -> list[Row]:
     """Measure on a fleet that is up and provisioned with profile lab. ``tell`` hears each row."""
     services.give(drill)
+    selecting.give(drill)
     if set(measures) & set(databases.MEASURES):
         databases.give(drill)
+    provision.write_config(drill.fleet, NODE, "lab", hooks.LISTED + databases.LISTED)
+    _start(drill)
     rows = [
         Row(one.kind, " ".join(one.words(drill)[1:]), one.asked, date=time.strftime("%Y-%m-%d"))
         for one in measures
@@ -89,7 +104,7 @@ Step = Callable[[Drill, Measure, Probe, Row], None]
 
 def _try(drill: Drill, measure: Measure, row: Row, steps: Iterable[Step]) -> None:
     """Play the steps on a node that must be the same before and after."""
-    before = residue.listing(drill, NODE)
+    before = {node: residue.listing(drill, node) for node in measure.nodes}
     try:
         with measure.probe(drill) as probe:
             for step in steps:
@@ -99,14 +114,18 @@ def _try(drill: Drill, measure: Measure, row: Row, steps: Iterable[Step]) -> Non
         with suppress(ChaosError):
             drill.abort()
             drill.resume()
-    row.residue = "; ".join(residue.difference(before, residue.listing(drill, NODE)))
+    row.residue = "; ".join(
+        f"{node}: {line}"
+        for node, lines in before.items()
+        for line in residue.difference(lines, residue.listing(drill, node))
+    )
     row.held = row.held and not row.residue and all(s < _BOUND_S for s in row.gone.values())
 
 
 def _bites(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
     """What it does; and an abort."""
     probe.base()
-    run = drill.inject(*measure.words(drill), nodes=(NODE,), seconds=_LONG_S)
+    run = drill.inject(*measure.words(drill), nodes=measure.nodes, seconds=_LONG_S)
     run.reached("observe")
     row.measured, row.held = probe.during()
     pressed, _ = drill.abort()
@@ -120,7 +139,7 @@ def _lasts(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
     """The end of its duration."""
     if not measure.lasts:
         return
-    run = drill.inject(*measure.words(drill), nodes=(NODE,), seconds=_SHORT_S)
+    run = drill.inject(*measure.words(drill), nodes=measure.nodes, seconds=_SHORT_S)
     asked = run.reached("inject")
     run.reached("observe")
     row.gone["duration"] = max(0.0, probe.gone_after(asked + _SHORT_S))
@@ -130,7 +149,7 @@ def _lasts(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
 def _orphaned(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
     """The keeper is killed, and nobody starts it or ``recover``."""
     probe.base()
-    run = drill.inject(*measure.words(drill), nodes=(NODE,), seconds=_LONG_S)
+    run = drill.inject(*measure.words(drill), nodes=measure.nodes, seconds=_LONG_S)
     run.reached("observe")
     time.sleep(1.5)  # it has been renewed
     hit_at = time.monotonic()

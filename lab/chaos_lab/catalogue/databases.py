@@ -6,16 +6,14 @@ import time
 from functools import partial
 from typing import Self
 
-from chaos_lab import provision
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
-from chaos_lab.drill import units
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Answers, Stream, delayed
 
 _SERVICES = ("postgresql@15-main", "redis-server", "memcached")
 _PASSWORD = "of-the-lab"  # noqa: S105 - of a VM that nobody reaches
 _FILE = "/etc/chaos/shop.password"
-_LISTED = f"""
+LISTED = f"""
 [postgres.shop]
 dsn = "postgresql://chaos@127.0.0.1/postgres"
 password_file = "{_FILE}"
@@ -64,14 +62,11 @@ _PATIENCE_S = 15.0
 
 
 def give(drill: Drill) -> None:
-    """Start the node's PostgreSQL, Redis and memcached, and list them for its agent."""
+    """Start the node's PostgreSQL, Redis and memcached; ``LISTED`` tells its agent of them."""
     fleet = drill.fleet
     fleet.exec(NODE, ["systemctl", "start", *_SERVICES], timeout=120)
     _sql(drill, _SCHEMA)
     fleet.put(NODE, _FILE, _PASSWORD, mode=0o600)
-    provision.write_config(fleet, NODE, "lab", _LISTED)
-    units.restart(fleet, NODE)
-    provision.wait_connected(fleet)
 
 
 def _python(program: str) -> list[str]:

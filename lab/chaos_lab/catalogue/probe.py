@@ -37,10 +37,12 @@ class Probe(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One kind with parameters. In those, ``{n2}`` is that VM's address and ``{n2_6}`` its IPv6.
+    """One kind with parameters. In those, ``{n2}`` is that VM's address, ``{n2_6}`` its IPv6 and
+    ``{n2_side}`` that of its second interface.
 
     ``asked`` is what must be measured, with its bounds. ``lasts`` is false for what is
-    over at once.
+    over at once. ``nodes`` are those of the run; whatever is cut off, NODE is among those
+    that carry the fault.
     """
 
     kind: str
@@ -48,10 +50,12 @@ class Measure:
     asked: str
     probe: Callable[[Drill], Probe]
     lasts: bool = True
+    nodes: tuple[str, ...] = (NODE,)
 
     def words(self, drill: Drill) -> tuple[str, ...]:
         """Kind and parameters as ``chaosctl inject`` takes them."""
         seats = {name: drill.fleet.seat(name) for name in drill.fleet.names}
         places = {name: seat.ip for name, seat in seats.items()}
         places |= {f"{name}_6": seat.ip6 for name, seat in seats.items()}
+        places |= {f"{name}_side": seat.side_ip for name, seat in seats.items()}
         return (self.kind, *self.params.format(**places).split())

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Self
 
+from chaos_core.errors import ChaosError
+from chaos_lab import provision
 from chaos_lab.catalogue.probe import NODE, PEER, Measure, Probe
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Answers, delayed
@@ -21,6 +24,7 @@ Alias=front.service
 WantedBy=multi-user.target
 """
 _BACK_S = 10.0
+_REBOOT_S, _SETTLE_S = 80.0, 60.0
 
 
 def give(drill: Drill) -> None:
@@ -81,6 +85,30 @@ class Anew(Service):
         return f"another main process, answers again: {new and back < _BACK_S}", new
 
 
+class Rebooted(Service):
+    """The whole node, in another boot; and the service that is enabled on it answers again."""
+
+    def base(self) -> None:
+        argv = ["cat", "/proc/uptime"]
+        while float(self.drill.fleet.exec(NODE, argv).stdout.split()[0]) < _SETTLE_S:
+            time.sleep(1)  # a node that has just booted is not rebooted
+        super().base()
+        self.boot = self.drill.fleet.boot_id(NODE)
+
+    def during(self) -> tuple[str, bool]:
+        since = time.monotonic()
+        boot = self.boot
+        while boot == self.boot and time.monotonic() < since + _REBOOT_S:
+            time.sleep(0.5)
+            with suppress(ChaosError):
+                boot = self.drill.fleet.boot_id(NODE)
+        back = time.monotonic() - since
+        provision.wait_connected(self.drill.fleet)
+        answers = self.answers.clean_after(time.monotonic(), delayed(250), _BACK_S) < _BACK_S
+        new = boot != self.boot
+        return f"another boot: {new}, after {back:.0f} s; its service answers: {answers}", new
+
+
 class Held(Service):
     """Connections to it that are open, counted on the node."""
 
@@ -115,4 +143,5 @@ MEASURES = (
     ),
     Measure("unit.restart", "unit=app", "another main process", Anew, lasts=False),
     Measure("process.kill", "unit=app", "another main process", Anew, lasts=False),
+    Measure("host.reboot", "", "another boot", Rebooted, lasts=False),
 )

@@ -147,8 +147,10 @@ class Drill:
             run.reached("observe")
             yield run
         finally:
-            self.abort()
-            self.resume()
+            try:
+                self.abort()
+            finally:
+                self.resume()
             run.wait()
 
     def abort(self) -> tuple[float, list[dict[str, Any]]]:

@@ -42,4 +42,4 @@ def reload(fleet: Fleet, node: str) -> None:
 
 def restart(fleet: Fleet, node: str) -> None:
     """Start the agent anew, or at all."""
-    fleet.exec(node, ["systemctl", "restart", *UNITS], timeout=60)
+    fleet.exec(node, ["systemctl", "restart", *UNITS], timeout=180)

@@ -57,11 +57,11 @@ upstream shop {{
 server {{
     listen 80 default_server;
     listen [::]:80 default_server;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+{manner}
     location / {{
         proxy_pass http://shop;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-{manner}
     }}
 }}
 """
@@ -80,7 +80,7 @@ user = "nobody"
 dsn = "postgresql://shop@{store}:5432/shop"
 password_file = "/etc/chaos/shop.password"
 
-[redis.sessions]
+[redis.shop]
 url = "redis://{store}:6379/0"
 """
 
@@ -88,8 +88,12 @@ _MANNERS: Final[dict[Manner, str]] = {
     "sturdy": """\
 proxy_connect_timeout 300ms;
 proxy_read_timeout 1s;
-proxy_next_upstream error timeout http_500 http_502 http_503;
+proxy_next_upstream error timeout http_429 http_500 http_502 http_503;
 proxy_next_upstream_tries 2;
+location /order/ {
+    proxy_pass http://shop;
+    proxy_read_timeout 8s;
+}
 """,
     "fragile": """\
 proxy_next_upstream off;
@@ -119,6 +123,18 @@ def open_up(
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: _app(fleet, node, manner), APPS))
     _front(fleet, manner)
+    _wait(fleet)
+
+
+def restart(fleet: Fleet) -> None:
+    """Start the application anew, as one does with what cannot help itself."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: fleet.exec(node, ["systemctl", "restart", "shop"]), APPS))
+    _wait(fleet)
+
+
+def _wait(fleet: Fleet) -> None:
+    """Until it sells."""
     fleet.exec(FRONT, ["curl", "-fsS", "--retry", "40", "--retry-delay", "1",
                        "--retry-all-errors", "http://127.0.0.1/item/1"], timeout=90)  # fmt: skip
 
@@ -150,7 +166,7 @@ def _front(fleet: Fleet, manner: Manner) -> None:
     servers = "\n".join(
         f"    server {fleet.seat(node).ip}:{APP_PORT} max_fails=0;" for node in APPS
     )
-    told = textwrap.indent(_MANNERS[manner], " " * 8).rstrip()
+    told = textwrap.indent(_MANNERS[manner], " " * 4).rstrip()
     text = _NGINX.format(servers=servers, manner=told)
     fleet.put(FRONT, "/etc/nginx/sites-available/default", text)
     fleet.exec(FRONT, ["systemctl", "--quiet", "enable", "nginx"], timeout=60)

@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -36,6 +36,8 @@ PATIENCE_S = 0.3 if STURDY else None
 POOL = 8 if STURDY else 1
 TRIES = 2 if STURDY else 1
 CACHED_S = 2
+ORDER_S = 3
+READ = "select id, name, sold from item where id = %s"
 
 
 class Pool:
@@ -88,13 +90,12 @@ def from_cache(number: int) -> dict[str, Any] | None:
     return json.loads(found) if found else None
 
 
-def ask(statement: str, *values: object) -> Any:
-    """One row from the database, tried again where that is how it is done here."""
+def ask(work: Callable[[Any], Any]) -> Any:
+    """What ``work`` finds on a connection, tried again where that is how it is done here."""
     for attempt in range(TRIES):
         try:
-            with POOLED.connection() as db, db.cursor() as cursor:
-                cursor.execute(statement, values)
-                return cursor.fetchone()
+            with POOLED.connection() as db:
+                return work(db)
         except (psycopg.Error, queue.Empty):
             if attempt + 1 == TRIES:
                 raise
@@ -106,7 +107,7 @@ def item(number: int) -> dict[str, Any]:
     if found is not None:
         return found
     try:
-        row = ask("select id, name, sold from item where id = %s", number)
+        row = ask(lambda db: db.execute(READ, (number,)).fetchone())
     except (psycopg.Error, queue.Empty):
         if STURDY and number in LAST_KNOWN:
             return {**LAST_KNOWN[number], "stale": True}
@@ -119,8 +120,18 @@ def item(number: int) -> dict[str, Any]:
 
 
 def order(number: int) -> dict[str, Any]:
-    row = ask("update item set sold = sold + 1 where id = %s returning sold", number)
-    return {"id": number, "sold": row[0]}
+    """One more is sold: looked at, then written, in one transaction."""
+
+    def sell(db: Any) -> int:
+        with db.transaction():
+            if STURDY:  # an order is worth waiting for
+                db.execute(f"set local statement_timeout = '{ORDER_S}s'")
+            found = db.execute(f"{READ} for update", (number,)).fetchone()
+            sold: int = found[2] + 1
+            db.execute("update item set sold = %s where id = %s", (sold, number))
+        return sold
+
+    return {"id": number, "sold": ask(sell)}
 
 
 class Handler(BaseHTTPRequestHandler):

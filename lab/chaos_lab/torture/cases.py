@@ -36,6 +36,9 @@ class Kind:
     where: Literal["wire", "holder", "victim"]
 
 
+# What is over at once is not played, since there is no lease to hit. So with host.reboot, which
+# would end the tracer as well; a reboot at each step of the others is among the HITS, and each
+# entry of its own journal is replayed by tests/kernel/test_reboot.py.
 KINDS = (
     Kind("network.latency", (f"peers={HOST_IP}", "delay=400ms"), "wire"),
     Kind("network.loss", (f"peers={HOST_IP}", "percent=100%"), "wire"),

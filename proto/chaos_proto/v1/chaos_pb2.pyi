@@ -107,6 +107,7 @@ class Hello(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    SURVIVED_FIELD_NUMBER: _builtins.int
     PROBES_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     version: _builtins.str
@@ -126,6 +127,10 @@ class Hello(_message.Message):
         """Like role=db; from its own agent.toml."""
 
     @_builtins.property
+    def survived(self) -> _containers.RepeatedCompositeFieldContainer[Global___Survived]:
+        """What was on the node when it last went down, by its journal."""
+
+    @_builtins.property
     def probes(self) -> Global___ProbeOffer: ...
     def __init__(
         self,
@@ -138,11 +143,12 @@ class Hello(_message.Message):
         kinds: _abc.Iterable[Global___KindOffer] | None = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        survived: _abc.Iterable[Global___Survived] | None = ...,
         probes: Global___ProbeOffer | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["probes", b"probes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "envelope", b"envelope", "epoch", b"epoch", "kinds", b"kinds", "labels", b"labels", "node", b"node", "probes", b"probes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "boot_id", b"boot_id", "envelope", b"envelope", "epoch", b"epoch", "kinds", b"kinds", "labels", b"labels", "node", b"node", "probes", b"probes", "survived", b"survived", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,6 +193,36 @@ class ProbeOffer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProbeOffer: _TypeAlias = ProbeOffer  # noqa: Y015
+
+@_typing.final
+class Survived(_message.Message):
+    """A fault that an earlier boot of a node had begun, and that the present one has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    boot: _builtins.str
+    run: _builtins.str
+    fault: _builtins.str
+    kind: _builtins.str
+    def __init__(
+        self,
+        *,
+        boot: _builtins.str = ...,
+        run: _builtins.str = ...,
+        fault: _builtins.str = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "fault", b"fault", "kind", b"kind", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Survived: _TypeAlias = Survived  # noqa: Y015
 
 @_typing.final
 class KindOffer(_message.Message):

@@ -191,6 +191,7 @@ class Agent:
     sees: Callable[[pb.Watch], pb.Observation | None] = lambda _: None  # ten times a second
     ahead: int = 0  # of its clock, µs
     watches: dict[str, pb.Watch] = field(default_factory=dict)
+    survived: tuple[pb.Survived, ...] = ()
     on_apply: Callable[[pb.Apply], None] = lambda _: None
     sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
@@ -233,6 +234,7 @@ class Agent:
             addresses=self.addresses,
             labels=self.labels,
             probes=self.offers,
+            survived=self.survived,
             kinds=[
                 pb.KindOffer(kind=kind, ok=not self.unable, why=self.unable) for kind in kinds()
             ],
