@@ -13,7 +13,7 @@ from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine, lacking
 from chaos_agent.linux import caches, clock, directories, limits, processes
 from chaos_agent.linux.boottime import boot_id, now_us
-from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.sockets import connections_to
 from chaos_agent.linux.systemd import RUNNING

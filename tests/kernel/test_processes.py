@@ -16,7 +16,7 @@ import pytest
 from chaos_agent.effects import ops
 from chaos_agent.linux import processes
 from chaos_agent.linux.boottime import now_us
-from chaos_agent.linux.cgroups import _mounts
+from chaos_agent.linux.cgroupfs import mounts
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
 from chaos_core.errors import NotInForce, Unsupported
@@ -217,7 +217,7 @@ time.sleep(600)
 
 
 def test_processes_are_found_by_the_port_at_which_their_cgroup_waits() -> None:
-    root = _mounts()["unified"]
+    root = mounts()["unified"]
     group = root / f"test-port-{os.getpid()}"
     group.mkdir()
     words = [sys.executable, "-c", _LISTENS, str(group)]

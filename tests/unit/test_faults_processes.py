@@ -97,7 +97,7 @@ def test_a_port_selects_and_is_paused_process_by_process() -> None:
     assert kill.asks().processes == ProcessQuery(unit="app.service", port=8080)
     pause = faults.parse("process.pause", {"port": "8080"})
     assert pause.asks().processes == ProcessQuery(port=8080)
-    with pytest.raises(InvalidInput, match="give unit, cmdline, pid or port"):
+    with pytest.raises(InvalidInput, match="give unit, cmdline, port or pid"):
         faults.parse("process.kill", {})
     with pytest.raises(InvalidInput, match="port"):
         faults.parse("process.kill", {"port": "65536"})

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.sockets import listeners
 from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 

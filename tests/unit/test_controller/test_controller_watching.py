@@ -93,7 +93,7 @@ async def test_an_experiment_sees_by_a_load_from_a_node(rig: Rig, shop: Shop) ->
     assert events[-1].verdict == "passed", events[-1].text
     (seen,) = record.probes
     assert sum(point.count for point in seen.points) > 40
-    assert {check.held for check in record.checks} == {"yes"}
+    assert {check.held for check in record.checks if check.phase != "abort"} == {"yes"}
     assert shop.served <= served + 4  # those under way: nothing looks after the end
 
 
@@ -339,7 +339,7 @@ async def test_a_probe_that_its_node_would_refuse_is_refused_before_anything_is_
     rig: Rig, offers: pb.ProbeOffer, place: str, says: str
 ) -> None:
     node: Agent = await rig.agent("n1", offers=offers)
-    probe = "http: {url: 'http://10.0.0.7/', rate: 1, from: web}"
+    probe = "http: {url: 'http://10.0.0.7/', rate: 4, from: web}"
     async with rig.operator() as ann:
         with pytest.raises(InvalidInput) as refused:
             await ann.all("Experiment", asked(probe, "error_rate < 1%", "error_rate > 5%"))
