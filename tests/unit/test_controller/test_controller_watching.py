@@ -251,7 +251,9 @@ async def test_what_a_node_saw_is_at_our_time_whenever_it_arrives(rig: Rig, ahea
             await asyncio.sleep(0.05)
         await until(lambda: len(seen) == 5)
     for each, moment in zip(seen, moments, strict=True):
-        assert each.at == pytest.approx(moment, abs=30_000)
+        assert each.at == pytest.approx(
+            moment, abs=200_000
+        )  # µs: a busy machine is late, and 0.5 s is not that
 
 
 async def test_what_cannot_be_is_not_kept(rig: Rig) -> None:
