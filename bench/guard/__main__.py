@@ -212,10 +212,10 @@ def _breach(ground: Ground, name: str, app: App, tools: Monitoring) -> Sample:
     try:
         try:
             run.reached("observe")
+            since = len(ground.heard)
+            wait_for(lambda: not all(yes for _, yes in ground.heard[since:]), "a refusal", 10)
         except LabError as error:
             raise NotBegun(str(error)) from None
-        since = len(ground.heard)
-        wait_for(lambda: not all(yes for _, yes in ground.heard[since:]), "a refusal", 10)
         with _hurting(way.hurt, app, tools) as hurt:
             run.reached("recover")
         run.wait()
@@ -228,7 +228,7 @@ def _breach(ground: Ground, name: str, app: App, tools: Monitoring) -> Sample:
             raise LabError(f"{run.id}: a connection succeeded while the fault was in force")
     finally:
         if run.process.poll() is None:
-            run.process.kill()
+            run.process.terminate()  # which ends the experiment
             run.process.wait()
     reason = next(event["text"] for _, event in run.events if event["event"] == "guard")
     return Sample(run.id, breach - hurt, recorded - breach, clean - breach, reason)

@@ -99,7 +99,8 @@ async def test_from_scenario_to_record(rig: Rig, shop: Shop) -> None:
     assert fault.end_us - fault.start_us >= 600_000
     (probe,) = record.probes
     assert sum(point.count for point in probe.points) > 40
-    assert {check.held for check in record.checks} == {"yes"}
+    judged = {(check.phase, check.held) for check in record.checks}
+    assert judged == {("baseline", "yes"), ("during", "yes"), ("recovery", "yes"), ("abort", "no")}
     assert record.recovery_us is not None
     (applied,) = node.applied
     assert applied.run == f"{run}-1"

@@ -62,7 +62,7 @@ async def test_a_command_of_the_controllers_file_reaches_the_experiment(rig: Rig
 async def test_a_command_that_is_not_allowed_is_refused_with_its_place(rig: Rig) -> None:
     await set_up(rig, Probes(commands={"depth": NUMBER}))
     async with rig.operator() as ann:
-        said = await refusal(ann, asked("command: {command: dept}"))
+        said = await refusal(ann, asked("command: {command: dept, interval: 100ms}"))
     assert "q.yaml:5:probes.queue.command.command: " in said
     assert "no command 'dept'" in said
     assert "allowed in [probes.commands]: depth" in said
@@ -107,7 +107,7 @@ async def test_a_query_that_cannot_be_parsed_is_refused_before_anybody_looks(
     rig: Rig, prometheus: int
 ) -> None:
     await set_up(rig, Probes())
-    probe = f"prometheus: {{url: 'http://127.0.0.1:{prometheus}', query: 'sum('}}"
+    probe = f"prometheus: {{url: 'http://127.0.0.1:{prometheus}', query: 'sum(', interval: 100ms}}"
     async with rig.operator() as ann:
         said = await refusal(ann, asked(probe))
     assert "q.yaml:5:probes.queue.prometheus.query: Prometheus says: parse error" in said
@@ -119,7 +119,7 @@ async def test_no_probe_asks_a_protected_address(rig: Rig, host: str) -> None:
     await set_up(rig, Probes(protected=protected))
     async with rig.operator() as ann:
         said = await refusal(
-            ann, asked(f"http: {{url: 'http://{host}/', rate: 1}}", "error_rate < 1%")
+            ann, asked(f"http: {{url: 'http://{host}/', rate: 10}}", "error_rate < 1%")
         )
     assert "q.yaml:5:probes.queue.http: " in said
     assert "protected" in said
@@ -173,7 +173,7 @@ async def test_no_scenario_begins_without_what_the_site_asks(
 async def test_while_the_sites_file_is_wrong_nothing_begins(rig: Rig, tmp_path: Path) -> None:
     file = rig.changes["site"] = site_file(tmp_path)
     await set_up(rig, Probes(commands={"depth": NUMBER}))
-    request = asked("command: {command: depth}")
+    request = asked("command: {command: depth, interval: 100ms}")
     async with rig.operator() as ann:
         said = await refusal(ann, request)
         assert f"{file}:2:probes.backup.command.command: " in said
