@@ -112,7 +112,7 @@ async def test_processes_of_a_service_are_those_in_its_cgroup(
             place.mkdir()
             unit = "shop@1.service" if pid == one.pid else "shop.service"
             (place / "cgroup").write_text(f"0::/system.slice/{unit}/worker\n")
-        monkeypatch.setattr("chaos_experiment.probes.process._PROC", tmp_path)
+        monkeypatch.setattr("chaos_experiment.probes.process._PROC", str(tmp_path))
         name = {"cmdline": "chaos-probe-c", "metric": "count"}
         assert await value("process", unit="shop@1", **name) == 1
         assert await value("process", unit="shop", **name) == 0

@@ -26,7 +26,8 @@ T = TypeVar("T")
 Metric = Literal["running", "count", "cpu", "memory", "rss", "fds", "threads", "uptime"]
 Pattern = Annotated[str, Field(max_length=200)]
 
-_PROC: Final = Path("/proc")
+_PROC = "/proc"
+_LONGEST_GROUP: Final = 4_096  # bytes of a /proc/PID/cgroup that are read
 _LONGEST: Final = 4_096  # characters of a command line that are looked at
 _SERVICE: Final = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
 _UNITS: Final[Mapping[str, Unit]] = {"cpu": "percent", "memory": "percent", "uptime": "duration"}
@@ -149,13 +150,19 @@ class _Looking:
 
 def _service(pid: int) -> str:
     """The systemd service that it is of; empty for none."""
-    found = _SERVICE.search((_PROC / str(pid) / "cgroup").read_text(errors="replace"))
+    # Not by pathlib: this is all that a look does with most processes of the node.
+    file = os.open(f"{_PROC}/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(file, _LONGEST_GROUP).decode(errors="replace")
+    finally:
+        os.close(file)
+    found = _SERVICE.search(text)
     return found[1] if found else ""
 
 
 def _started(pid: int) -> int:
     """In clock ticks since boot: wall clocks are among what is changed here."""
-    text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    text = Path(f"{_PROC}/{pid}/stat").read_text(errors="replace")
     return int(text.rpartition(")")[2].split()[19])
 
 
@@ -174,7 +181,7 @@ def _files(one: psutil.Process) -> float:
     import psutil
 
     # From Linux 6.2 on it says how many, to everybody.
-    told = (_PROC / str(one.pid) / "fd").stat().st_size
+    told = Path(f"{_PROC}/{one.pid}/fd").stat().st_size
     try:
         return float(told or one.num_fds())
     except psutil.AccessDenied:
