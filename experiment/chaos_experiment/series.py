@@ -20,10 +20,10 @@ MAX_KEPT: Final = 90_000
 class Observation:
     """One measurement. ``value`` is in the probe's unit: µs where that is a duration.
 
-    ``at`` is when the measurement was *due* to begin, and a latency counts from then: a
-    probe that falls behind a slow system must not leave out what that system made wait
-    (coordinated omission). ``ok`` without a value says that there is nothing to see, like
-    no alert; ``text`` is what was seen or why it failed.
+    ``at`` is when the measurement was *due* to begin, whatever became of those before it: a
+    probe must not leave out what a slow system made wait (coordinated omission). ``ok`` without
+    a value says that there is nothing to see, like no alert; ``text`` is what was seen or why
+    it failed.
     """
 
     probe: str

@@ -89,20 +89,31 @@ async def test_looks_are_due_at_absolute_times_however_long_one_takes() -> None:
     assert steps == {10_000}
 
 
-async def test_a_look_that_is_late_counts_from_when_it_was_due() -> None:
+async def missed_by_a_stall(probe: Script) -> list[Observation]:
+    """What was due while this process did not get a processor, for 0.3 s."""
     rows: list[Observation] = []
-    task = asyncio.create_task(watch("it", Script(does=(0.0,)), rows.append, clock))
+    task = asyncio.create_task(watch("it", probe, rows.append, clock))
     await asyncio.sleep(0.05)
-    begun, stands = clock(), 0.3
-    time.sleep(stands)  # noqa: ASYNC251  nobody gets a processor
+    begun = clock()
+    time.sleep(0.3)  # noqa: ASYNC251
     ended = clock()
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     task.cancel()
-    missed = [row for row in rows if begun < row.at < ended]
+    return [row for row in rows if begun < row.at < ended]
+
+
+async def test_that_the_prober_was_held_up_is_not_taken_for_the_systems_latency() -> None:
+    missed = await missed_by_a_stall(Script(does=(0.0,)))
     assert len(missed) >= 29
-    for row in missed:
-        assert row.value is not None
-        assert row.value >= ended - row.at
+    assert all(row.ok for row in missed)
+    assert min(row.value for row in missed if row.value is not None) < 100_000
+
+
+async def test_a_look_that_the_prober_missed_altogether_has_failed() -> None:
+    missed = await missed_by_a_stall(Script(does=(0.0,), timeout=Duration.parse("100ms")))
+    failed = [row for row in missed if "late: the machine that looks is too busy" in row.text]
+    assert len(failed) >= 15
+    assert not any(row.ok for row in failed)
 
 
 async def test_what_is_no_latency_is_left_as_it_is() -> None:

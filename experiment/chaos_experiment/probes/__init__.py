@@ -140,7 +140,7 @@ class Probe(BaseModel, ABC):
 
     @property
     def latency(self) -> bool:
-        """Whether its value is the time that the look took: being late adds to it."""
+        """Whether its value is the time that the look took: tries before it add to it."""
         return False
 
     def due(self, number: int) -> int:

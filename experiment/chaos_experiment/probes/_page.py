@@ -14,9 +14,10 @@ _HEAD: Final = """# Probes
 Written by `tools/probes-page.py` from the definitions in `experiment/chaos_experiment/probes/`.
 
 A probe looks on a schedule that no slow answer can shift: looks are due at absolute times, each is
-made whether or not those before it were answered, and one that begins late counts from when it
-was *due*. So a service that stands still for a second shows everything that would have waited, not
-the one request that a closed loop would have sent (coordinated omission; `bench/probe_truth.py`).
+made whether or not those before it were answered. So a service that stands still for a second shows
+everything that would have waited, not the one request that a closed loop would have sent
+(coordinated omission; `bench/probe_truth.py`). That the machine which looks was held up is not
+counted as the service's latency; a look that it missed by more than the timeout has failed.
 
 What cannot be told has failed: an empty query, a NaN, no answer. A probe talks to the host
 that its address or URL names and to no other: redirects are not followed, proxies not asked.

@@ -1,9 +1,10 @@
 """When probes look: on a schedule that no slow answer can shift.
 
 Looks are due at absolute times, and each is made whether or not those before it were
-answered. A look that begins late (the system made others wait, this process did not get a
-processor) counts from when it was *due*: closed loops measure once while a system stands
-still, and so leave out what everybody else would have waited (coordinated omission).
+answered: closed loops measure once while a system stands still, and so leave out what everybody
+else would have waited (coordinated omission). So no look waits for the system before it begins,
+and one that begins late was held up by the machine that looks. That is not the system's doing and
+is not added to a latency; one that is later than its timeout has failed, since nobody looked.
 """
 
 from __future__ import annotations
@@ -62,24 +63,26 @@ async def _tell(name: str, probe: Probe, emit: Emit, clock: Clock, look: Look, d
 
 
 async def _observe(name: str, probe: Probe, clock: Clock, look: Look, due: int) -> Observation:
-    """The look that was due then. The first try has ``timeout`` from when it was due, any
-    further one from its own beginning."""
-    begun, left = clock(), due + probe.timeout - clock()
-    seen = await _try(probe, look, left)
+    """The look that was due then; every try has ``timeout``."""
+    begun = again = clock()
+    if begun - due > probe.timeout:
+        late = f"looked {(begun - due) / SECOND:.1f} s late: the machine that looks is too busy"
+        return Observation(name, due, False, None, late)
+    seen = await _try(probe, look)
     for _ in range(probe.retries):
         if seen.ok:
             break
-        begun = clock()
-        seen = await _try(probe, look, probe.timeout)
+        again = clock()
+        seen = await _try(probe, look)
     value = seen.value if seen.ok else None
     if value is not None and probe.latency:
-        value += begun - due
+        value += again - begun
     return Observation(name, due, seen.ok, value, printable(seen.text, _MAX_TEXT))
 
 
-async def _try(probe: Probe, look: Look, left: int) -> Seen:
+async def _try(probe: Probe, look: Look) -> Seen:
     try:
-        async with asyncio.timeout(left / SECOND) as limit:
+        async with asyncio.timeout(probe.timeout / SECOND) as limit:
             return await look()
     except Exception as error:  # whatever a library makes of a broken system is an observation
         if isinstance(error, TimeoutError) and limit.expired():
