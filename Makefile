@@ -1,7 +1,7 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-here test-services test-kernel test-vm check proto deb bench catalogue \
-	library sim abort-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
+	library sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
 PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
@@ -56,6 +56,9 @@ bench: setup ## measure what bench/README.md tabulates
 
 abort-bound: setup ## abort 30 times each at 1, 3 and 7 nodes, reachable and cut off; docs/safety-case
 	@$(BIN)/python -m bench.fleet.bound --nodes 1 3 7 --aborts 30 --to docs/safety-case
+
+guard-bound: setup ## 30 breaches of each kind of abort condition, beside an hour of quiet; docs/safety-case
+	@$(BIN)/python -m bench.guard --breaches 30 --quiet 3600 --to docs/safety-case
 
 catalogue: setup ## measure every fault on the lab's VMs; docs/faults.md, docs/catalogue.json
 	@$(BIN)/chaosctl lab catalogue --to docs

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,6 +40,10 @@ _CHAIN = f"{CHAIN_PREFIX}doctor"
 _MARK = 0x0F000000
 _QUEUE = 31_000  # none of a fault's
 _CAP_KILL, _CAP_SYS_TIME = 5, 25  # capability.h
+_TRIAL_CAPS = (
+    ("cgroup-cpu", Caps(cpu_quota=10_000)),
+    ("cgroup-memory", Caps(memory_max=2**20)),
+)
 _COME_BACK = ("chaos-agent.service", "chaos-link.service")
 _BUS = Path("/run/dbus/system_bus_socket")
 _RULES: tuple[tuple[str, Table, Rule], ...] = (
@@ -103,8 +108,13 @@ def examine(host: Host, hooks: Collection[str] = (), services: Collection[str] =
 
 def lacking(host: Host, names: Collection[str]) -> dict[str, str]:
     """Which of these this host has not, and why: of what takes no set, and only for IPv4."""
-    found = [_try("worker", _worker)] if "worker" in names else []
-    found += [_try("reboot", lambda: _reboot(host))] if "reboot" in names else []
+    tries: dict[str, Callable[[], object]] = {
+        "worker": _worker,
+        "kill": _kill,
+        "reboot": lambda: _reboot(host),
+        **{name: partial(_trial_group, host, caps) for name, caps in _TRIAL_CAPS},
+    }
+    found = [_try(name, attempt) for name, attempt in tries.items() if name in names]
     for name, table, rule in _RULES:
         if name in names:
             chain = Chain(_CHAIN, 4, table, "OUTPUT", (rule,), host.backend)
@@ -199,8 +209,7 @@ def _trial_set(host: Host, family: Family) -> Iterator[Ability]:
 
 
 def _cgroups(host: Host) -> Iterator[Ability]:
-    trials = (("cgroup-cpu", Caps(cpu_quota=10_000)), ("cgroup-memory", Caps(memory_max=2**20)))
-    for name, caps in trials:
+    for name, caps in _TRIAL_CAPS:
         yield _try(name, lambda caps=caps: _trial_group(host, caps))  # type: ignore[misc]
 
 

@@ -43,6 +43,7 @@ _STEP_S = 0.1  # between two steps of a ramp, and two tries where there is no ro
 # Where a ramp begins. With less, a burner that overruns its quota by a tick of the kernel's
 # (up to 10 ms) would throttle the thread that minds the ramp and the lease for a second.
 FIRST_QUOTA_US = 10_000
+_CHURNED = 8 * 2**20  # bytes at once
 _FEW = 1_000  # descriptors between two looks at stdin
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -185,6 +186,41 @@ def hold(lease: Lease, _cgroups: list[str], *given: str) -> list[mmap.mmap]:
     return held
 
 
+def cache(lease: Lease, _cgroups: list[str], *given: str) -> int:
+    """The same, in the page cache: a file in memory that has no name. Its descriptor."""
+    size, ramp_us = map(int, given)
+    file = os.memfd_create("chaos")
+    done = 0
+    for part in ramp(lease, ramp_us):
+        while (missing := int(part * size) - anonymous() - done) >= mmap.PAGESIZE:
+            chunk = min(missing, _CHUNK) // mmap.PAGESIZE * mmap.PAGESIZE
+            os.posix_fallocate(file, done, chunk)
+            done += chunk
+            obey(lease, 0)
+    return file
+
+
+def churn(lease: Lease, _cgroups: list[str], *given: str) -> None:
+    """Take memory, touch every page of it and give it back, so many bytes a second.
+
+    Page by page, also where the kernel would give huge ones: by its count of them it is seen
+    from outside. One that is late by more than a second forgets what it missed.
+    """
+    rate = int(given[0])
+    block = max(mmap.PAGESIZE, min(_CHURNED, rate // 20) // mmap.PAGESIZE * mmap.PAGESIZE)
+    due = time.monotonic()
+    while True:
+        taken = mmap.mmap(-1, block, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:  # noqa: SIM105 - contextlib is slow to import
+            taken.madvise(mmap.MADV_NOHUGEPAGE)
+        except OSError:  # a kernel that knows none
+            pass
+        taken[:: mmap.PAGESIZE] = bytes(block // mmap.PAGESIZE)
+        taken.close()
+        due = max(due + block / rate, time.monotonic() - 1)
+        obey(lease, max(0.0, due - time.monotonic()))
+
+
 def nameless(directory: str, device: str, flags: int = 0) -> int:
     """A new file without a name there, gone with this process. Raises OSError.
 
@@ -283,6 +319,8 @@ def files(lease: Lease, _cgroups: list[str], *given: str) -> list[int]:
 WORKS: dict[str, Callable[..., object]] = {
     "burn": burn,
     "hold": hold,
+    "cache": cache,
+    "churn": churn,
     "fill": fill,
     "io": io,
     "files": files,

@@ -13,7 +13,7 @@ from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine, lacking
 from chaos_agent.linux import caches, clock, directories, limits, processes
 from chaos_agent.linux.boottime import boot_id, now_us
-from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.sockets import connections_to
 from chaos_agent.linux.systemd import RUNNING
@@ -75,6 +75,7 @@ def _unit(host: Host, name: str, files: Sequence[str]) -> UnitFacts | None:
         invocation=found.invocation,
         dependents=tuple(host.systemd.at_work(found.stopped_with)),
         cgroup=limits.facts(host.systemd.control_group(found.id), files) if active else None,
+        main=host.systemd.main_pid(found.id) if active else 0,
     )
 
 

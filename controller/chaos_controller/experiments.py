@@ -91,7 +91,7 @@ class Live:
                 ],
             }
         )
-        return account(head, self.machine, self.loaded.probes, self.started, now)
+        return account(head, self.machine, self.loaded, self.started, now)
 
 
 class Experiments:
@@ -117,13 +117,10 @@ class Experiments:
 
     async def begin(self, actor: Identity, request: pb.ExperimentRequest) -> Timeline:
         """Start an experiment, or raise why not. It goes on by itself from here."""
-        loaded = load(
-            request.text,
-            printable(request.name, MAX_REASON) or "scenario",
-            settings=dict(request.settings),
-            level=request.level,
-            environment=request.environment,
-        )
+        preflight.check_open(self._authority, None, clock.now())
+        # In a thread: while this loop stands still, other experiments' looks are late, which
+        # their guards take for what they watch.
+        loaded = await asyncio.to_thread(self._read, request)
         await self._probing.check(loaded)
         chosen = await self._choose(loaded)
         self._probing.check_nodes(loaded, chosen, self._fleet)
@@ -135,7 +132,7 @@ class Experiments:
         await self._store.begin_run(
             self._new_run(head, loaded, actor), _audited(request), self._check_open
         )
-        settle = max(map(_answered, loaded.probes.values()), default=Duration(0))
+        settle = max(map(_answered, loaded.all_probes.values()), default=Duration(0))
         machine = core.Experiment(loaded.plan, settle)
         live = Live(actor, head, loaded, requests, machine, Timeline(run, clock.now()))
         self.live[run] = live
@@ -168,6 +165,17 @@ class Experiments:
 
     # ── before it begins ──────────────────────────────────────────────────────────────────
 
+    def _read(self, request: pb.ExperimentRequest) -> Loaded:
+        """The scenario with what the site asks. Raises InvalidInput."""
+        loaded = load(
+            request.text,
+            printable(request.name, MAX_REASON) or "scenario",
+            settings=dict(request.settings),
+            level=request.level,
+            environment=request.environment,
+        )
+        return self._probing.joined(loaded)
+
     async def _choose(self, loaded: Loaded) -> dict[str, tuple[str, ...]]:
         """The nodes that each target stands for now. Raises InvalidInput, NodeUnreachable."""
         occupied = self._runs.carrying()
@@ -179,7 +187,11 @@ class Experiments:
         chosen: dict[str, tuple[str, ...]] = {}
         for name, target in loaded.targets.items():
             holding = await self._holding(loaded, name) if target.where else None
-            chosen[name] = choose(target, fleet, seed, name=name, holding=holding)
+            try:
+                chosen[name] = choose(target, fleet, seed, name=name, holding=holding)
+            except ChaosError as error:
+                error.where = loaded.target_place(name)
+                raise
         return chosen
 
     async def _holding(self, loaded: Loaded, target: str) -> set[str]:
@@ -253,7 +265,7 @@ class Experiments:
             match instruction:
                 case core.Entered(phase, text):
                     live.entered.append((phase.value, clock.now() - live.started))
-                    self._say(live, "phase", text)
+                    self._say(live, "phase", text, phase=phase)
                     self._log.info("phase", run=live.id, phase=phase, why=text)
                     self._look(live, core.WATCHED.get(phase, frozenset()))
                     self._keep(live, live.record())
@@ -268,7 +280,7 @@ class Experiments:
 
     def _look(self, live: Live, modes: frozenset[Mode]) -> None:
         """Let the probes look that look in this phase, and no others."""
-        for name, probe in live.loaded.probes.items():
+        for name, probe in live.loaded.all_probes.items():
             task = live.looking.get(name)
             if probe.mode not in modes and task is not None:
                 live.looking.pop(name).cancel()
@@ -322,8 +334,17 @@ class Experiments:
 
     # ── what is kept ──────────────────────────────────────────────────────────────────────
 
-    def _say(self, live: Live, what: str, text: str, *, node: str = "", verdict: str = "") -> None:
-        phase = live.machine.phase
+    def _say(
+        self,
+        live: Live,
+        what: str,
+        text: str,
+        *,
+        node: str = "",
+        verdict: str = "",
+        phase: Phase | None = None,  # the machine may be further already
+    ) -> None:
+        phase = phase or live.machine.phase
         self._runs.note(live.timeline, what, phase, node=node, text=text, verdict=verdict)
 
     def _keep(self, live: Live, record: Record) -> None:

@@ -40,8 +40,8 @@ _LABEL: Final = 100
 _WORD: Final = 64  # bytes of a name, an id, a state
 _SENTENCE: Final = 300
 _EPOCHS: Final = 2**63
-_MAX_VALUE: Final = 1e18  # as records keep figures
 _SURVIVED_WORDS: Final = ("boot", "run", "fault", "kind")
+_MAX_VALUE: Final = 1e18  # as records keep figures
 _STATUS_WORDS: Final = ("fault", "run", "kind", "state", "reason", "code")
 
 

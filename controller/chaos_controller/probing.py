@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from chaos_controller.config import Probes
 from chaos_controller.fleet import Fleet
 from chaos_core.errors import InvalidInput
+from chaos_experiment import site
 from chaos_experiment.load import Loaded, combined
 from chaos_experiment.offer import MAX_LOOKS_PER_S, MAX_WATCHED, Offer, looks_per_s
 from chaos_experiment.probes import Context, Probe
+from chaos_experiment.site import Site
+from chaos_experiment.source import MAX_BYTES
 
 # Where clouds tell a machine its credentials (AWS, GCP, Azure; also over IPv6).
 METADATA: Final = Probes.parse_networks(["169.254.169.254", "fd00:ec2::254", "fd20:ce::254"])
@@ -35,6 +41,15 @@ class Probing:
 
     probes: Probes
     ports: Callable[[], Collection[int]]
+    site: Path | None = None
+
+    def joined(self, loaded: Loaded) -> Loaded:
+        """The scenario with what this site asks of every experiment.
+
+        The file is read each time, so that a change counts from the next experiment on. Raises
+        InvalidInput: while it cannot be read nothing begins.
+        """
+        return loaded if self.site is None else read_site(self.site).joined(loaded)
 
     @property
     def context(self) -> Context:
@@ -43,7 +58,7 @@ class Probing:
     async def check(self, loaded: Loaded) -> None:
         """Raise InvalidInput, naming probe and place, for what waiting will not mend."""
         found = await asyncio.gather(
-            *(self._problem(loaded, name, probe) for name, probe in loaded.probes.items())
+            *(self._problem(loaded, name, probe) for name, probe in loaded.all_probes.items())
         )
         problems = [each for each in found if each is not None]
         if problems:
@@ -62,7 +77,7 @@ class Probing:
                 try:
                     _allowed_on(node, fleet, asked[node])
                 except InvalidInput as error:
-                    place = loaded.place(name, probe, error.where)
+                    place = loaded.place(name, probe.kind, *filter(None, [error.where]))
                     problems.append(
                         InvalidInput(f"{node}: {error.what}", where=place, hint=error.hint)
                     )
@@ -82,7 +97,7 @@ class Probing:
             await self._allowed(probe)
             await probe.check(self.context)
         except InvalidInput as error:
-            place = loaded.place(name, probe, error.where)
+            place = loaded.place(name, probe.kind, *filter(None, [error.where]))
             return InvalidInput(error.what, where=place, hint=error.hint)
         return None
 
@@ -105,6 +120,26 @@ class Probing:
                 shown = str(address) if host == str(address) else f"{host} ({address})"
                 whose = "a cloud's metadata" if network in METADATA else "[probes] protected"
                 raise InvalidInput(f"{shown} is protected: no probe talks to {network} ({whose})")
+
+
+def read_site(path: Path) -> Site:
+    """Raises InvalidInput for a file that is not there, makes no sense, or is not root's."""
+    try:
+        with path.open("rb") as opened:
+            info = os.fstat(opened.fileno())
+            text = opened.read(MAX_BYTES + 1).decode()
+    except OSError as error:
+        what = f"cannot read the site's file: {error.strerror}"
+        raise InvalidInput(what, where=str(path), hint="site = … in controller.toml") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"not UTF-8: {error.reason}", where=str(path)) from None
+    if info.st_uid != 0 or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidInput(
+            "writable by others than root, who could switch the site's conditions off",
+            where=str(path),
+            hint=f"chown root {path}; chmod go-w {path}",
+        )
+    return site.load(text, str(path))
 
 
 def _allowed_on(node: str, fleet: Fleet, asked: Sequence[Probe]) -> None:

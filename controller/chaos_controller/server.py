@@ -21,7 +21,7 @@ from chaos_controller.experiments import Experiments
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
 from chaos_controller.parsing import Parsing
-from chaos_controller.probing import Probing
+from chaos_controller.probing import Probing, read_site
 from chaos_controller.runs import Runs
 from chaos_controller.serving import ServerCertificate
 from chaos_controller.session import AgentLink
@@ -54,7 +54,7 @@ class Controller:
         self.runs = Runs(authority, self.fleet, store, log)
         self.port = 0
         self.enrolment_port = 0
-        probing = Probing(config.probes, lambda: (self.port, self.enrolment_port))
+        probing = Probing(config.probes, lambda: (self.port, self.enrolment_port), config.site)
         self.experiments = Experiments(authority, self.fleet, self.runs, store, log, probing)
         self.certificate = ServerCertificate(ca, names, log)
         later = self.runs.recorder.later
@@ -72,6 +72,8 @@ class Controller:
         The ports come before the epoch: a second controller started by mistake must
         neither fence the first nor close its runs.
         """
+        if config.site is not None:
+            read_site(config.site)
         life = dt.timedelta(microseconds=int(config.certificate_life))
         ca = pki.CA.load(config.pki, life)
         store = await Store.open(config.database)

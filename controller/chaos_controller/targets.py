@@ -16,6 +16,7 @@ from chaos_controller.fleet import Fleet
 from chaos_core import faults, topology
 from chaos_core.errors import InvalidInput
 from chaos_core.faults._network import NetworkFault, is_name
+from chaos_core.faults.connections_hold import ConnectionsHold, at
 from chaos_core.faults.network_partition import NetworkPartition
 from chaos_core.messages import read_params
 from chaos_proto.v1 import chaos_pb2 as pb
@@ -35,6 +36,10 @@ async def expand(
     if request.kind not in faults.kinds():  # nobody here knows what its parameters mean
         return dict.fromkeys(nodes, params)
     fault = faults.parse(request.kind, params)
+    if isinstance(fault, ConnectionsHold) and (host := fault.named()):
+        address, *_ = await _addresses("to", (host,), known, fleet)
+        to = at(address, int(fault.to.rpartition(":")[2]))
+        return dict.fromkeys(nodes, params | {"to": to})
     if not isinstance(fault, NetworkFault):
         return dict.fromkeys(nodes, params)
     if fault.named("exclude"):

@@ -269,7 +269,9 @@ class Holder:
 
     - ``burn`` keeps ``workers`` threads busy under a CPU quota of ``cpu_quota`` µs in every
       ``cpu_period`` µs.
-    - ``hold`` touches pages until it has ``memory`` bytes of them.
+    - ``hold`` touches pages until it has ``memory`` bytes of them; ``cache`` has them in the
+      page cache, as a file in memory that has no name.
+    - ``churn`` takes, touches and gives back ``rate`` bytes a second, under ``cpu_quota``.
     - ``fill`` keeps an unlinked file of ``size`` bytes in ``directory``; it stops where less
       than ``reserve`` bytes of the file system would stay free.
     - ``io`` reads and writes such a file past the page cache, ``rate`` bytes a second in all,
@@ -277,13 +279,13 @@ class Holder:
     - ``files`` opens ``count`` descriptors, and stops where the whole system could open
       less than ``reserve`` more.
 
-    ``memory_max`` caps the cgroup in bytes. Over ``ramp`` µs the first two get evenly to
-    what they take. ``device`` is the file system that ``directory`` was on when it was
-    looked at (``st_dev``); on another one nothing is done.
+    ``memory_max`` caps the cgroup in bytes. Over ``ramp`` µs ``burn``, ``hold`` and ``cache``
+    get evenly to what they take. ``device`` is the file system that ``directory`` was on when
+    it was looked at (``st_dev``); on another one nothing is done.
     """
 
     name: str
-    work: Literal["burn", "hold", "fill", "io", "files"]
+    work: Literal["burn", "hold", "cache", "churn", "fill", "io", "files"]
     workers: int = 1
     cpu_quota: int = 0
     cpu_period: int = 100_000
@@ -342,12 +344,14 @@ class Restart:
 class Kill:
     """Processes are sent a signal, as (pid, start in ticks): over at once.
 
-    With ``fatal`` they must be gone afterwards, which is what is read back.
+    With ``fatal`` they must be gone afterwards, which is what is read back. With ``handled``
+    none is sent a signal that it does not handle, and so would die of.
     """
 
     victims: tuple[tuple[int, ...], ...]
     signal: str
     fatal: bool
+    handled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,6 +435,23 @@ class ClockShift:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockStrobe(ClockShift):
+    """The same by turns: the clock is moved for ``span`` µs and right for as long, again and again.
+
+    The first turn starts at ``since``, CLOCK_BOOTTIME in µs. The undo is that of a ClockShift,
+    from either turn.
+    """
+
+    since: int
+    span: int
+
+    def turn(self, now: int) -> tuple[bool, int]:
+        """Whether the clock is moved at ``now``, and since when it is that way."""
+        number = (now - self.since) // self.span
+        return number % 2 == 0, self.since + number * self.span
+
+
+@dataclass(frozen=True, slots=True)
 class UndoTimer:
     """A transient timer of systemd's that runs out with the lease and reverts ``undo``.
 
@@ -461,6 +482,7 @@ Effect = (
     | Stop
     | CgroupLimit
     | ClockShift
+    | ClockStrobe
     | UndoTimer
 )
 
@@ -599,6 +621,8 @@ def describe(effect: Effect) -> str:
         case CgroupLimit():
             what = f"{effect.file} {effect.key}".rstrip()
             return f"limit  {effect.unit}: {what} from {effect.before} to {effect.value}"
+        case ClockStrobe():
+            return f"clock  {effect.offset / 1e6:+g} s and back, every {effect.span / 1e6:g} s"
         case ClockShift():
             return f"clock  {effect.offset / 1e6:+g} s"
         case UndoTimer():
@@ -639,6 +663,12 @@ def _work(holder: Holder) -> str:
             return f"{holder.workers} burner(s), cgroup quota {quota}"
         case "hold":
             return f"{holder.memory} bytes, cgroup cap {holder.memory_max} bytes"
+        case "cache":
+            cap = f"cgroup cap {holder.memory_max} bytes"
+            return f"{holder.memory} bytes of the page cache, {cap}"
+        case "churn":
+            quota = f"cgroup quota {holder.cpu_quota} of {holder.cpu_period} µs"
+            return f"takes and gives back {holder.rate} bytes a second, {quota}"
         case "fill":
             return f"an unlinked file of {holder.size} bytes in {holder.directory}"
         case "io":

@@ -83,15 +83,17 @@ class Asks:
 
 @dataclass(frozen=True, slots=True)
 class ProcessQuery:
-    """Which processes: of a unit, with a text (and ``*``) in the command line, or by number.
-    All that are given must hold."""
+    """Which processes: of a unit, with a text (and ``*``) in the command line, by number, or of
+    the cgroup that listens at a TCP port. All that are given must hold."""
 
     unit: str = ""
     cmdline: str = ""
     pid: int = 0
+    port: int = 0
 
 
 NOTHING = Asks()
+_EXAMPLE_PID = 4242
 _EXAMPLE_UPTIME = 86_400_000_000
 _EXAMPLE_LIMITS = {
     "cpu.max": "max 100000",
@@ -107,7 +109,8 @@ _EXAMPLE_LIMITS = {
 class ProcessFacts:
     """A process. ``started`` is its start in clock ticks since boot: pid and start together
     are an identity that no later process has. ``unit`` is systemd's service, if any;
-    ``stopped`` is one that somebody has stopped, by a signal or to trace it."""
+    ``stopped`` is one that somebody has stopped, by a signal or to trace it. ``caught`` are the
+    signals that it handles, as a mask."""
 
     pid: int
     started: int
@@ -115,6 +118,11 @@ class ProcessFacts:
     unit: str = ""
     kernel: bool = False
     stopped: bool = False
+    caught: int = 0
+
+    def handles(self, number: int) -> bool:
+        """Whether it has a handler for the signal of that number."""
+        return bool(self.caught >> (number - 1) & 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,7 @@ class UnitFacts:
 
     ``invocation`` is another one with each start, in hexadecimal. ``dependents`` are the
     units at work that systemd stops, and restarts, together with it. ``cgroup`` is its
-    path in cgroup v2, empty when it does not run.
+    path in cgroup v2, empty when it does not run; ``main`` its main process, 0 if it has none.
     """
 
     id: str
@@ -143,6 +151,7 @@ class UnitFacts:
     invocation: str = ""
     dependents: tuple[str, ...] = ()
     cgroup: CgroupFacts | None = None
+    main: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +256,11 @@ class NodeView:
                     name,
                     active=True,
                     cgroup=CgroupFacts(path, 1, _EXAMPLE_LIMITS),
+                    main=_EXAMPLE_PID,
                 )
                 for name, path in places.items()
             },
-            processes=(ProcessFacts(4242, 1, "example", "example.service"),),
+            processes=(ProcessFacts(_EXAMPLE_PID, 1, "example", "example.service", caught=-1),),
             block="8:0",
             hook=Hook(asks.hook, ("/usr/bin/true",), ("/usr/bin/true",), "nobody", 5_000_000)
             if asks.hook

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from chaos_core.run import Phase
 from chaos_experiment import verdict
+from chaos_experiment.load import Loaded
 from chaos_experiment.machine import Experiment, Verdict
-from chaos_experiment.probes import Probe
 from chaos_experiment.record import Check, PhaseSpan, ProbeRecord, Record
 
-# As phases are called where conditions were judged in them.
-_CALLED = {Phase.OBSERVE: "during", Phase.RECOVER: "recovery"}
 
-
-def account(
-    head: Record, machine: Experiment, probes: Mapping[str, Probe], started: int, now: int
-) -> Record:
+def account(head: Record, machine: Experiment, loaded: Loaded, started: int, now: int) -> Record:
     """``head`` with all that was seen since ``started``, judged if the experiment is over.
 
     Both times are on the machine's clock, in µs. A target of the SLO that was missed fails
@@ -36,17 +30,20 @@ def account(
                     kind=probe.kind,
                     unit=probe.unit,
                     points=verdict.points(series, name, started, now),
+                    site=name in loaded.site_probes,
                 )
-                for name, probe in probes.items()
+                for name, probe in loaded.all_probes.items()
             ],
             "spans": verdict.spans(series, head.phases, began=started),
             "health": [(when - started, value) for when, value in machine.healths],
             "checks": [
                 Check(
-                    phase=_CALLED.get(judged.phase, judged.phase.value),
+                    phase=judged.part,
                     condition=judged.condition.text,
                     held=judged.reading.held.value,
                     measured=judged.reading.measured,
+                    name=judged.condition.name,
+                    why=judged.condition.why,
                 )
                 for judged in machine.judged
             ],

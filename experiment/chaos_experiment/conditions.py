@@ -2,13 +2,14 @@
 
 ::
 
-    PROBE.METRIC OP VALUE [over WINDOW] [for DURATION]
-    health OP VALUE …
+    [not] PROBE.METRIC OP VALUE [over WINDOW] [for DURATION]
+    [not] health OP VALUE …
 
 ``OP`` is one of ``< <= > >= == !=``, ``in``, ``between A and B``, and for what a probe saw as
 text ``contains`` and ``matches``. ``over`` is the sliding window that the figure is made of
 (5 s unless said); ``for`` is how long without a break it must be so (at once unless said), as
-in Prometheus' alerts. Pure.
+in Prometheus' alerts. What has no value, like no alert, is neither above nor below one: so
+``not incidents.value <= P3`` says that none so bad is active, and holds where there is none. Pure.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HEALTH: Final = "health"
 TEXT: Final = "text"
 
 _SHAPE: Final = re.compile(
-    r"\s*(?:(?P<probe>[a-z][a-z0-9_-]{0,31})\.)?(?P<metric>[a-z][a-z0-9_]*)\s*"
+    r"\s*(?P<negated>not\s+)?(?:(?P<probe>[a-z][a-z0-9_-]{0,31})\.)?(?P<metric>[a-z][a-z0-9_]*)\s*"
     r"(?P<op><=|>=|==|!=|<|>|\bin\b|\bbetween\b|\bcontains\b|\bmatches\b)\s*"
     r"(?P<value>.+?)"
     r"(?:\s+over\s+(?P<over>\S+))?(?:\s+for\s+(?P<hold>\S+))?\s*\Z"
@@ -54,6 +55,9 @@ class Held(Enum):
     UNKNOWN = "unknown"
 
 
+_OPPOSITE: Final = {Held.YES: Held.NO, Held.NO: Held.YES, Held.UNKNOWN: Held.UNKNOWN}
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """A condition at one moment: whether it was so, and the figure that says it, for people."""
@@ -64,7 +68,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One condition. ``probe`` is empty for ``health``; numbers are in the metric's unit."""
+    """One condition. ``probe`` is empty for ``health``; numbers are in the metric's unit.
+
+    ``name`` and ``why`` are for people; a scenario's conditions have none.
+    """
 
     text: str
     probe: str
@@ -75,6 +82,14 @@ class Condition:
     unit: str = ""  # duration, percent, or nothing
     over: Duration = DEFAULT_WINDOW
     hold: Duration = Duration(0)
+    name: str = ""
+    why: str = ""
+    negated: bool = False
+
+    def told(self, measured: str) -> str:
+        """The condition beside what was measured, for people."""
+        named = f"{self.name}: " if self.name else ""
+        return f"{named}{self.text} ({measured}){f': {self.why}' if self.why else ''}"
 
     def read(self, series: Series, now: int, health: float | None = None) -> Reading:
         """As it is at ``now``, over its window."""
@@ -84,6 +99,10 @@ class Condition:
         self, series: Series, start: int, end: int, health: float | None = None
     ) -> Reading:
         """The same over a span of one's own, such as the baseline or a fault's time."""
+        reading = self._over_span(series, start, end, health)
+        return Reading(_OPPOSITE[reading.held], reading.measured) if self.negated else reading
+
+    def _over_span(self, series: Series, start: int, end: int, health: float | None) -> Reading:
         if not self.probe:
             return self._judge(health, known=health is not None)
         rows = series.between(self.probe, start, end)
@@ -125,6 +144,7 @@ def parse(text: str) -> Condition:
     if match is None:
         raise InvalidInput(f"{text!r} is not a condition", hint=_EXAMPLE)
     probe, metric, op = match["probe"] or "", match["metric"], match["op"]
+    negated = match["negated"] is not None
     if not probe and metric != HEALTH:
         raise InvalidInput(f"{text!r} names no probe", hint=_EXAMPLE)
     if probe and metric != TEXT and metric not in METRICS:
@@ -134,19 +154,25 @@ def parse(text: str) -> Condition:
     hold = _duration(match["hold"], text) or Duration(0)
     if metric == TEXT:
         words = _words(match["value"], op, text)
-        return Condition(text, probe, metric, op, words=words, over=over, hold=hold)
+        return Condition(
+            text, probe, metric, op, words=words, over=over, hold=hold, negated=negated
+        )
     if op in ("contains", "matches"):
         raise InvalidInput(f"{text!r}: {metric} is a number; {op} is for text")
     numbers, unit = _numbers(match["value"], op, text)
     if metric in SHARES and unit != "percent":
         raise InvalidInput(f"{text!r}: {metric} is a share", hint="write it like 0.5%")
-    condition = Condition(text, probe, metric, op, numbers, unit=unit, over=over, hold=hold)
+    condition = Condition(
+        text, probe, metric, op, numbers, unit=unit, over=over, hold=hold, negated=negated
+    )
     _check_possible(condition)
     return condition
 
 
 def show(value: float, unit: str) -> str:
     """A figure with its unit, as short as it can be read."""
+    if unit == "duration" and not value:
+        return "0 s"
     if unit == "duration":
         return f"{value / 1_000_000:.2f} s" if value >= 1_000_000 else f"{value / 1000:.1f} ms"
     return f"{value:.4g} %" if unit == "percent" else f"{value:.6g}"

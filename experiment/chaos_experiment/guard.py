@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chaos_core.units import Duration
-from chaos_experiment.conditions import Condition, Held
+from chaos_experiment.conditions import Condition, Held, Reading
 from chaos_experiment.series import Series
 
 
@@ -21,16 +21,21 @@ class Breach:
     measured: str
 
     def __str__(self) -> str:
-        return f"{self.condition.text} ({self.measured})"
+        return self.condition.told(self.measured)
 
 
 @dataclass(slots=True)
 class Guard:
-    """The abort conditions of one experiment, with what they were since when."""
+    """The abort conditions of one experiment, with what they were since when.
+
+    ``last`` is how each was seen last: a breach, or none (yet).
+    """
 
     conditions: tuple[Condition, ...]
     grace: Duration
-    _since: dict[Condition, tuple[Held, int]] = field(default_factory=dict)
+    last: dict[Condition, Reading] = field(default_factory=dict)
+    _bad_since: dict[Condition, int] = field(default_factory=dict)
+    _blind_since: dict[Condition, int] = field(default_factory=dict)
 
     def watch(self, series: Series, now: int, health: float | None) -> Breach | None:
         """Look at every condition; the first breach, if there is one."""
@@ -41,13 +46,18 @@ class Guard:
         self, condition: Condition, series: Series, now: int, health: float | None
     ) -> Breach | None:
         reading = condition.read(series, now, health)
-        was, since = self._since.get(condition, (None, now))
-        if reading.held is not was:
-            since = now
-        self._since[condition] = (reading.held, since)
-        lasted = now - since
-        if reading.held is Held.YES and lasted >= condition.hold:
-            return Breach(condition, reading.measured)
-        if reading.held is Held.UNKNOWN and lasted >= self.grace:
-            return Breach(condition, f"cannot be evaluated for {self.grace}: {reading.measured}")
-        return None
+        held, measured = reading.held, reading.measured
+        if held is Held.NO:
+            self._bad_since.pop(condition, None)
+        if held is not Held.UNKNOWN:
+            self._blind_since.pop(condition, None)
+        breached = False
+        if held is Held.YES:
+            # Not seeing in between is no break: a system may be too sick to be looked at.
+            breached = now - self._bad_since.setdefault(condition, now) >= condition.hold
+        elif held is Held.UNKNOWN:
+            breached = now - self._blind_since.setdefault(condition, now) >= self.grace
+            if breached:
+                measured = f"cannot be evaluated for {self.grace}: {measured}"
+        self.last[condition] = Reading(held if breached else Held.NO, measured)
+        return Breach(condition, measured) if breached else None

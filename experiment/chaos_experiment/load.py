@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from chaos_core import faults
 from chaos_core.errors import InvalidInput
+from chaos_core.units import Duration
 from chaos_experiment import conditions, offer, params, probes, timeline, tolerances, wording
 from chaos_experiment.conditions import Condition
 from chaos_experiment.params import mapping, text_of, texts
@@ -43,6 +44,9 @@ _SEES: Final[Mapping[str, frozenset[Mode]]] = {
 }
 
 
+_NOTHING: Final = Source("", {}, {})
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A scenario that makes sense. ``text`` is the file as it was, for the record."""
@@ -57,7 +61,9 @@ class Loaded:
     level: str = ""
     environment: str = ""
     wheres: Mapping[str, Condition] = field(default_factory=dict)  # by target
-    _source: Source = field(default_factory=lambda: Source("", {}, {}))
+    site_probes: Mapping[str, Probe] = field(default_factory=dict)  # what ``site`` adds
+    site_source: Source = _NOTHING
+    _source: Source = _NOTHING
     _per_node: Mapping[str, tuple[type[Probe], Mapping[str, Any]]] = field(default_factory=dict)
 
     def probe_on(self, target: str, node: str, address: str) -> Probe:
@@ -65,9 +71,19 @@ class Loaded:
         cls, given = self._per_node[self.wheres[target].probe]
         return cls.model_validate(_for_node(given, node, address))
 
-    def place(self, name: str, probe: Probe, part: str = "") -> str:
-        """``web.yaml:7:probes.shop.http.url``: where a field of a probe stands."""
-        return self._source.place(("probes", name, probe.kind, *([part] if part else [])))
+    @property
+    def all_probes(self) -> Mapping[str, Probe]:
+        """Its own and the site's."""
+        return {**self.site_probes, **self.probes}
+
+    def target_place(self, name: str) -> str:
+        """Where a target stands: ``web.yaml:5:targets.web``."""
+        return self._source.place(("targets", name))
+
+    def place(self, name: str, *field: str) -> str:
+        """Where a probe stands, or a field of it: ``web.yaml:7:probes.shop.http.url``."""
+        source = self.site_source if name in self.site_probes else self._source
+        return source.place(("probes", name, *field))
 
 
 def load(
@@ -82,12 +98,14 @@ def load(
     """Check all of it. Values of params: the file's, then the environment's, then the level's,
     then ``settings``. ``known`` are the kinds of probes. Raises InvalidInput.
     """
-    loader = _Loader(read(text, name), probes.kinds() if known is None else known)
+    loader = Loader(read(text, name), probes.kinds() if known is None else known)
     return loader.run(text, settings or {}, level, environment)
 
 
 @dataclass(slots=True)
-class _Loader:
+class Loader:
+    """Reads a file's probes and conditions, and collects what is wrong with it."""
+
     source: Source
     kinds: Mapping[str, type[Probe]]
     problems: dict[str, InvalidInput] = field(default_factory=dict)  # by place: the first of each
@@ -105,12 +123,12 @@ class _Loader:
         values = params.values(self.source, settings, level, environment, self.problem)
         filled = params.filled(self.source, values, self.problem)
         scenario = self._model(filled)
-        self._probes(filled)
-        self._conditions(filled)
+        self.read_probes(filled)
+        self._conditions(filled, scenario)
         self._places(filled)
         for path, item in _fault_items(filled.get("timeline"), ("timeline",)):
             self._fault(path, item)
-        self._give_up_if_bad()
+        self.give_up_if_bad()
         assert scenario is not None
         line = timeline.Timeline(self.source, tuple(scenario.targets), self.report)
         line.add(scenario.timeline)
@@ -118,7 +136,7 @@ class _Loader:
             self.problem(("timeline",), "nothing is done in it", "add a fault")
         self._unused(scenario, line.used | {each.look_from for each in self.probes.values()})
         slo = self._slo(scenario, environment)
-        self._give_up_if_bad()
+        self.give_up_if_bad()
         steps = sorted(line.steps, key=lambda step: step.at)
         plan = Plan(
             title=scenario.title,
@@ -153,12 +171,12 @@ class _Loader:
         place = self.source.place(path)
         self.problems.setdefault(place, InvalidInput(what, where=place, hint=hint))
         if len(self.problems) >= _MAX_FOUND:
-            self._give_up_if_bad()
+            self.give_up_if_bad()
 
     def report(self, path: Path, error: InvalidInput) -> None:
         self.problem(path, error.what, error.hint)
 
-    def _give_up_if_bad(self) -> None:
+    def give_up_if_bad(self) -> None:
         if self.problems:
             raise combined(tuple(self.problems.values()), self.source.name)
 
@@ -173,7 +191,7 @@ class _Loader:
                 self.problem(path, *wording.words(each, model))
             return None
 
-    def _probes(self, data: Mapping[str, Any]) -> None:
+    def read_probes(self, data: Mapping[str, Any]) -> None:
         for name, spec in mapping(data.get("probes")).items():
             path = ("probes", name)
             if not isinstance(spec, dict) or len(spec) != 1:
@@ -195,12 +213,12 @@ class _Loader:
             self.probes[name] = made
             self.raw_probes[name] = cls, mapping(given)
 
-    def _conditions(self, data: Mapping[str, Any]) -> None:
+    def _conditions(self, data: Mapping[str, Any], scenario: Scenario | None) -> None:
         declared = mapping(data.get("probes"))
         for name, spec in mapping(data.get("targets")).items():
             where = text_of(mapping(spec).get("where"))
             if where:
-                found = self._condition(("targets", name, "where"), where, declared)
+                found = self.condition(("targets", name, "where"), where, declared)
                 if found:
                     self.wheres[name] = found
         per_node = {condition.probe for condition in self.wheres.values()}
@@ -217,10 +235,11 @@ class _Loader:
             rows = data.get(part)
             for number, text in enumerate(rows if isinstance(rows, list) else ()):
                 path = (part, number)
-                found = self._condition(path, text_of(text), declared)
+                found = self.condition(path, text_of(text), declared)
                 if found is None:
                     continue
-                self._sees(path, part, found, per_node)
+                self.sees(path, part, found, per_node)
+                self.often_enough(path, part, found, scenario)
                 self.conditions[part].append(found)
                 places[id(found)] = path
         abort = self.conditions["abort_when"]
@@ -248,7 +267,7 @@ class _Loader:
                 except InvalidInput as error:
                     self.problem((*path[:3], error.where), error.what, error.hint)
 
-    def _condition(self, path: Path, text: str, declared: Mapping[str, Any]) -> Condition | None:
+    def condition(self, path: Path, text: str, declared: Mapping[str, Any]) -> Condition | None:
         try:
             found = conditions.parse(text)
         except InvalidInput as error:
@@ -270,7 +289,7 @@ class _Loader:
         what = "durations, like 150ms" if probe.unit == "duration" else "numbers without a time"
         self.problem(path, f"{condition.text!r}: what {probe.kind} probes see are {what}")
 
-    def _sees(self, path: Path, part: str, condition: Condition, per_node: set[str]) -> None:
+    def sees(self, path: Path, part: str, condition: Condition, per_node: set[str]) -> None:
         if condition.probe in per_node:
             what = f"{condition.text!r}: this probe looks at one node each, for a target's `where`"
             self.problem(path, what, "use another probe")
@@ -279,6 +298,26 @@ class _Loader:
             modes = ", ".join(sorted(_SEES[part]))
             what = f"{condition.text!r}: its probe's mode is {probe.mode}, which sees nothing then"
             self.problem(path, what, f"mode: one of {modes}")
+
+    def often_enough(
+        self, path: Path, part: str, condition: Condition, scenario: Scenario | None
+    ) -> None:
+        """Where nothing would be seen, an abort condition ends the run and a steady state fails."""
+        probe = self.probes.get(condition.probe)
+        if probe is None or part not in ("steady_state", "abort_when"):
+            return
+        spans = {"its window": condition.over}
+        if part == "steady_state" and scenario is not None:
+            spans |= {
+                "the baseline": scenario.baseline,
+                "recovery.stable": scenario.recovery.stable,
+            }
+        every = Duration(probe.due(1))
+        for name, span in spans.items():
+            if span < every and probe.mode in (Mode.CONTINUOUS, Mode.DURING):
+                what = f"{condition.text!r}: its probe looks every {every}, and {name} is {span}"
+                self.problem(path, what, f"make that {every} or more, or look more often")
+                return
 
     def _fault(self, path: Path, item: Mapping[str, Any]) -> None:
         kind = text_of(item.get("fault"))

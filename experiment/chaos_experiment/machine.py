@@ -32,6 +32,8 @@ from chaos_experiment.series import Series
 LOOK_EVERY: Final = Duration.parse("1s")
 FINE: Final = Duration.parse("100ms")
 
+_MARKS: Final = {Held.YES: "✓", Held.NO: "✗", Held.UNKNOWN: "?"}
+
 # Which probes look in which phase.
 WATCHED: Final = {
     Phase.PREFLIGHT: frozenset({Mode.START, Mode.EDGE, Mode.CONTINUOUS}),
@@ -137,9 +139,9 @@ Instruction = Start | End | Entered | Said | Finished
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A condition judged over a phase."""
+    """A condition judged, as part of what: see ``record.Check``."""
 
-    phase: Phase
+    part: str
     condition: Condition
     reading: Reading
 
@@ -244,12 +246,19 @@ class Experiment:
 
     def _warm_up(self) -> int:
         """Until the windows of all that is judged are full."""
-        asked = (*self.plan.preflight, *self.plan.steady_state, *self.plan.abort_when)
+        plan = self.plan
+        asked = (*plan.preflight, *plan.advice, *plan.steady_state, *plan.abort_when)
         return max((each.over + self.settle for each in asked), default=0)
 
     def _end_preflight(self, now: int) -> None:
+        start, end = self.since, now - self.settle
         asked = [each for each in self.plan.preflight if each.probe]
-        bad = self._judge(asked, Phase.PREFLIGHT, self.since, now - self.settle)
+        before = len(self.judged)
+        bad = self._judge(asked, "preflight", start, end)
+        self._judge(self.plan.advice, "advice", start, end)
+        for judged in self.judged[before:]:
+            line = f"{_MARKS[judged.reading.held]} {judged.condition.told(judged.reading.measured)}"
+            self._out.append(Said(judged.part, line))
         if bad:
             self._refuse(f"preflight: {bad}", now)
             return
@@ -260,7 +269,7 @@ class Experiment:
     def _end_baseline(self, now: int) -> None:
         start = self.since
         asked = [*self.plan.steady_state, *(e for e in self.plan.preflight if not e.probe)]
-        bad = self._judge(asked, Phase.BASELINE, start, now)
+        bad = self._judge(asked, "baseline", start, now)
         if bad:
             self._refuse(f"not well before anything was hurt: {bad}", now)
             return
@@ -268,8 +277,7 @@ class Experiment:
         for condition in self.plan.abort_when:
             reading = condition.read(self.series, now, health)
             if reading.held is Held.YES:
-                why = f"{condition.text} ({reading.measured})"
-                self._refuse(f"would be aborted at once: {why}", now)
+                self._refuse(f"would be aborted at once: {condition.told(reading.measured)}", now)
                 return
         self.injected_at = now
         self._enter(Phase.INJECT, "the system is well; injecting", now)
@@ -367,14 +375,14 @@ class Experiment:
             end = self._candidate + stable
             if all(self._steady(each, self._candidate, end) for each in steady):
                 self.recovered_at = self._candidate
-                self._judge(steady, Phase.RECOVER, self._candidate, end)
+                self._judge(steady, "recovery", self._candidate, end)
                 took = Duration(self._candidate - (self.unhurt_at or 0))
                 self._out.append(Said("probe", f"steady again after {took.seconds:.1f} s"))
                 self._conclude(now)
                 return
             self._candidate += FINE
         if self._candidate > latest:
-            bad = self._judge(steady, Phase.RECOVER, latest, latest + stable)
+            bad = self._judge(steady, "recovery", latest, latest + stable)
             late = f"not steady again within {self.plan.recovery_within}: {bad}"
             self._failure = self._failure or (Verdict.FAILED, late)
             self._conclude(now)
@@ -395,7 +403,7 @@ class Experiment:
         """Judge what had to hold while it hurt, and finish."""
         if self.hurt_at is not None:
             end = max(self.unhurt_at or now, self.hurt_at + 1)
-            bad = self._judge(self.plan.during, Phase.OBSERVE, self.hurt_at, end)
+            bad = self._judge(self.plan.during, "during", self.hurt_at, end)
             if bad and self._failure is None:
                 self._failure = (Verdict.FAILED, f"while it hurt: {bad}")
         self._finish(Phase.VERDICT, now)
@@ -403,7 +411,7 @@ class Experiment:
     def _judge(
         self,
         conditions: tuple[Condition, ...] | list[Condition],
-        phase: Phase,
+        part: str,
         start: int,
         end: int,
     ) -> str:
@@ -413,13 +421,15 @@ class Experiment:
         bad = []
         for condition in conditions:
             reading = condition.over_span(self.series, start, end, health)
-            self.judged.append(Judged(phase, condition, reading))
+            self.judged.append(Judged(part, condition, reading))
             if reading.held is not Held.YES:
-                bad.append(f"{condition.text} ({reading.measured})")
+                bad.append(condition.told(reading.measured))
         return "; ".join(bad)
 
     def _finish(self, final: Phase, now: int) -> None:
         verdict, reason = self._failure or (Verdict.PASSED, "it held, and is steady again")
+        for condition, reading in self._guard.last.items():
+            self.judged.append(Judged("abort", condition, reading))
         self._enter(final, reason, now)
         self.verdict, self.reason = verdict, reason
         self._out.append(Finished(verdict, reason))

@@ -54,6 +54,7 @@ class Slo:
 class Plan:
     """An experiment as the state machine runs it.
 
+    ``preflight`` must hold or nothing begins; what is not so of ``advice`` is only said.
     ``steady_state`` must hold over the baseline and again after; ``during`` while faults are
     in force; a condition of ``abort_when`` that holds ends the run, and so does one that
     cannot be evaluated for ``grace``.
@@ -71,3 +72,4 @@ class Plan:
     stable_for: Duration = Duration.parse("5s")  # steady as long counts as recovered
     grace: Duration = Duration.parse("5s")
     slo: Slo = field(default_factory=Slo)
+    advice: tuple[Condition, ...] = ()

@@ -30,7 +30,8 @@ class PhaseSpan(_Part):
 
 
 class Event(_Part):
-    """A line of the timeline. ``what``: phase, fault, guard, probe, note, operator, verdict."""
+    """A line of the timeline. ``what``: phase, preflight, advice, fault, guard, probe, note,
+    operator, verdict."""
 
     at_us: Us
     what: str
@@ -65,21 +66,28 @@ class Point(_Part):
 
 
 class ProbeRecord(_Part):
-    """All that one probe saw, second by second."""
+    """All that one probe saw, second by second. ``site``: not the scenario's, but the
+    controller's, which asks it of every experiment."""
 
     name: str
     kind: str
     unit: Literal["duration", "percent", ""]
     points: list[Point]
+    site: bool = False
 
 
 class Check(_Part):
-    """A condition judged over a phase: preflight, baseline, during, recovery or abort."""
+    """A condition judged over a phase: preflight, advice, baseline, during, recovery or abort.
+
+    ``name`` and ``why`` are of those that the controller's site asks.
+    """
 
     phase: str
     condition: str
     held: Literal["yes", "no", "unknown"]
     measured: str
+    name: str = ""
+    why: str = ""
 
 
 class SloRow(_Part):

@@ -44,7 +44,7 @@ class Interval:
 
 def interval(condition: Condition) -> Interval | None:
     """The values for which it holds; None where that is no interval."""
-    if not condition.numbers:
+    if not condition.numbers or condition.negated:
         return None
     first = condition.numbers[0]
     whole = _whole(condition)

@@ -3,11 +3,13 @@
 A figure that was asked for and could not be measured is not held: what nobody saw is no
 proof. The figures are those of the probes that the steady state names, since they say what
 «well» means; of all probes when it names none; and of the worst one when they are several.
+Those of the controller's site say nothing about this system's part in it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -82,8 +84,10 @@ def targets(asked: Slo, environment: str) -> Slo:
 
 def figures(record: Record) -> Figures:
     """The figures of a run, from its spans and times."""
-    named = _steady(record.checks) & {span.probe for span in record.spans}
-    seen = [s for s in record.spans if s.count and (not named or s.probe in named)]
+    site = {probe.name for probe in record.probes if probe.site}
+    own = [span for span in record.spans if span.probe not in site]
+    named = _steady(record.checks) & {span.probe for span in own}
+    seen = [s for s in own if s.count and (not named or s.probe in named)]
     by = {(span.probe, span.phase): span for span in seen}
     timed = {probe.name for probe in record.probes if probe.unit == "duration"}
     during = [span for span in seen if span.phase == "fault"]
@@ -166,7 +170,9 @@ def _at_most(
     """A row of a target that is an upper bound; ``nothing`` says why there is no value."""
     measured = nothing if value is None else show(value, unit)
     held = value is not None and value <= target
-    return SloRow(name=name, target=f"≤ {show(target, unit)}", measured=measured, held=held)
+    # What was asked for is a round figure; what was measured has its digits.
+    bound = re.sub(r"\.0+ ", " ", show(target, unit))
+    return SloRow(name=name, target=f"≤ {bound}", measured=measured, held=held)
 
 
 # ── score ─────────────────────────────────────────────────────────────────────────────────

@@ -293,7 +293,9 @@ def library(
             )
     played = [one for case in found if (one := playing.kept(records, case))]
     if to:
-        pages.write(played, to)
+        every = cases.find(scenarios, "both")  # also what others have played, at other times
+        shown = (playing.kept(records, one) or playing.kept(to, one, old=True) for one in every)
+        pages.write([one for one in shown if one], to)
     if output is Output.JSON:
         typer.echo(json.dumps([one.as_json() for one in played], indent=2, ensure_ascii=False))
     good = len(played) == len(found) and all(one.held for one in played)

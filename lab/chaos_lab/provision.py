@@ -77,11 +77,16 @@ def operator_pki(fleet: Fleet) -> Path:
     return fleet.lab.home / "operator"
 
 
+def operator_of(fleet: Fleet) -> tuple[str, Path]:
+    """The controller's address, and the identity with which the lab's operator goes there."""
+    return f"{fleet.seat(CONTROLLER).ip}:{MAIN_PORT}", operator_pki(fleet)
+
+
 def operator_argv(fleet: Fleet, argv: list[str]) -> list[str]:
     """A host command that runs chaosctl as the lab's operator, inside the lab's network."""
-    address = f"{fleet.seat(CONTROLLER).ip}:{MAIN_PORT}"
+    address, pki = operator_of(fleet)
     chaosctl = str(Path(sys.executable).with_name("chaosctl"))
-    where = ["--controller", address, "--pki", str(operator_pki(fleet))]
+    where = ["--controller", address, "--pki", str(pki)]
     return fleet.in_netns([chaosctl, *argv, *where])
 
 

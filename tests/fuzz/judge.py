@@ -112,6 +112,10 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
             case Holder(work="burn"):
                 cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
                 assert effect.cpu_quota > 0, "a burner without a quota"
+            case Holder(work="churn"):
+                cpu += effect.cpu_quota / effect.cpu_period / view.cpus * 1e6
+                memory += effect.memory_max / view.memory_total * 1e6
+                assert effect.cpu_quota > 0 < effect.memory_max, "without a cap"
             case Holder(work="fill" | "io" | "files"):
                 cut += 1
                 if effect.work == "fill":

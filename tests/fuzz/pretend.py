@@ -25,9 +25,10 @@ from chaos_core.effects import Effect
 from chaos_core.envelope import Envelope
 from chaos_core.faults import Fault
 from chaos_core.log import Log
-from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.node import Asks, Device, NodeView, Protected, Route
 
 VIEW = NodeView(
+    directory=NodeView.example(Asks(directory="/")).directory,
     name="n1",
     cpus=2,
     memory_total=4 << 30,
@@ -75,6 +76,9 @@ class _Journal:
     def done(self, *_: object, **__: object) -> str:
         return ""
 
+    def knows(self, _: str) -> bool:
+        return False
+
 
 class Quiet(Log):
     """Formats each line, as the real one does, and writes it nowhere."""
@@ -89,13 +93,15 @@ class Quiet(Log):
 
 def _view(fault: Fault) -> NodeView:
     """What a fault asks for is there."""
-    asked = NodeView.example(fault.asks())
     return replace(
-        VIEW,
+        NodeView.example(fault.asks()),
+        name=VIEW.name,
+        cpus=VIEW.cpus,
+        memory_total=VIEW.memory_total,
+        devices=VIEW.devices,
+        routes=VIEW.routes,
+        protected=VIEW.protected,
         systemd=True,
-        units=asked.units,
-        processes=asked.processes,
-        directory=asked.directory,
     )
 
 

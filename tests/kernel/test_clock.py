@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from chaos_agent.effects import ops
+from chaos_agent.effects import Pulsing, ops
 from chaos_agent.engine import Engine
 from chaos_agent.journal import Journal
 from chaos_agent.linux import clock
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.recover import recover
-from chaos_core.effects import ClockShift
+from chaos_core.effects import ClockShift, ClockStrobe
 from chaos_core.errors import NotInForce, Refused, Unsupported
 from chaos_core.faults import parse
 from chaos_core.lease import Lease
@@ -173,6 +173,78 @@ def test_a_clock_that_was_set_since_it_was_looked_at_is_not_moved(host: Host, un
     assert abs(moved(unmoved) + 86_400 * SECOND) < NOISE_US
 
 
+def strobe(offset: int, span: int = SECOND, **given: Any) -> ClockStrobe:
+    facts = clock.facts()
+    return ClockStrobe(**{"offset": offset, "before": facts.difference, "boot": facts.boot,
+                          "after": (), "since": now_us(), "span": span, **given})  # fmt: skip
+
+
+def test_a_strobe_goes_to_and_fro_and_its_undo_is_exact_from_either_turn(
+    host: Host, unmoved: int
+) -> None:
+    effect = strobe(600 * SECOND)
+    verbs = ops(effect)
+    assert isinstance(verbs, Pulsing)
+    expires = now_us() + 60 * SECOND
+    verbs.apply(host, effect, expires)
+    for number in range(4):
+        next_turn = verbs.turn(host, effect, expires)
+        assert next_turn == effect.since + (number + 1) * SECOND
+        assert abs(moved(unmoved) - (number % 2 == 0) * 600 * SECOND) < NOISE_US, number
+        assert verbs.verify(host, effect) is None
+        time.sleep(max(0, next_turn - now_us()) / SECOND)
+    for moved_now in (1, 0):
+        clock.bring(effect, moved_now)
+        verbs.revert(host, effect)
+        assert verbs.absent(host, effect) is None
+        assert abs(moved(unmoved)) < NOISE_US
+
+
+def test_a_strobe_that_hangs_in_a_turn_is_seen(host: Host) -> None:
+    effect = strobe(60 * SECOND, 10 * SECOND, since=now_us() - 11 * SECOND)
+    clock.bring(effect, 1)
+    assert "the clock is moved, 1." in str(ops(effect).verify(host, effect))
+    effect = replace(effect, since=now_us() - SECOND)
+    clock.bring(effect, 0)
+    assert "the clock is not moved, 1." in str(ops(effect).verify(host, effect))
+    clock._step(86_400 * SECOND)
+    assert "somebody else" in str(ops(effect).verify(host, effect))
+
+
+def _turns_late(effect: ClockStrobe) -> None:
+    """Is stopped right before the step of a turn, and goes on when the lease is over."""
+    step = clock._step
+
+    def late(microseconds: int) -> None:
+        clock._step = step
+        os.kill(os.getpid(), signal.SIGSTOP)
+        step(microseconds)
+
+    clock._step = late
+    verbs = ops(effect)
+    assert isinstance(verbs, Pulsing)
+    with Host() as host:
+        verbs.turn(host, effect, now_us() + SECOND)
+
+
+def test_a_turn_that_comes_after_the_lease_is_taken_back_by_who_made_it(
+    host: Host, unmoved: int
+) -> None:
+    """The undo timer ran meanwhile, and found a clock that was right."""
+    effect = strobe(600 * SECOND, 30 * SECOND)
+    late = multiprocessing.get_context("fork").Process(target=_turns_late, args=(effect,))
+    late.start()
+    assert late.pid is not None
+    os.waitpid(late.pid, os.WUNTRACED)
+    time.sleep(1.1)
+    ops(effect).revert(host, effect)
+    assert abs(moved(unmoved)) < NOISE_US
+    os.kill(late.pid, signal.SIGCONT)
+    late.join(10)
+    assert late.exitcode == 0
+    assert abs(moved(unmoved)) < NOISE_US
+
+
 # ── under the engine ──────────────────────────────────────────────────────────────────────
 
 
@@ -180,16 +252,17 @@ def test_a_clock_that_was_set_since_it_was_looked_at_is_not_moved(host: Host, un
 def engine(host: Host, tmp_path: Path) -> Engine:
     def view(_: object) -> NodeView:
         return replace(
-            NodeView.example(), profile="lab", systemd=False, units={}, clock=clock.facts()
-        )
+            NodeView.example(), profile="lab", systemd=False, units={}, clock=clock.facts(),
+            now=now_us(),
+        )  # fmt: skip
 
     return Engine(host, Journal(tmp_path / "state"), view, now_us)
 
 
-def start(engine: Engine, fault: str, offset: str) -> Callable[[], tuple[str, ...]]:
+def start(engine: Engine, fault: str, offset: str, **given: str) -> Callable[[], tuple[str, ...]]:
     now = now_us()
     lease = Lease(fault, "r-1", 1, now, now + 3 * SECOND, now + 60 * SECOND)
-    engine.start("r-1", parse("clock.skew", {"offset": offset}), lease)
+    engine.start("r-1", parse("clock.skew", {"offset": offset, **given}), lease)
     assert engine.standing[fault].state == "in_force"
     return lambda: engine.end(fault, "duration").difference
 
@@ -217,6 +290,34 @@ def test_a_clock_set_by_another_is_disturbed_and_no_residue(engine: Engine) -> N
     with pytest.raises(NotInForce, match="somebody else"):
         engine.check(engine.standing["000000a2"])
     assert end() == ()
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_a_strobe_leaves_nothing_whenever_it_ends(engine: Engine, unmoved: int, turns: int) -> None:
+    end = start(engine, "000000a1", "-10m", strobe="1s")
+    standing = engine.standing["000000a1"]
+    for number in range(turns):
+        assert standing.next_turn is not None
+        time.sleep(max(0, standing.next_turn - now_us()) / SECOND)
+        engine.turn(standing, now_us() + 3 * SECOND)
+        engine.check(standing)
+        assert abs(moved(unmoved) + (number % 2) * 600 * SECOND) < NOISE_US
+    assert end() == ()
+    assert abs(moved(unmoved)) < NOISE_US
+
+
+@pytest.mark.parametrize("phase", [1, 0])
+def test_recover_sets_a_strobe_right_from_either_turn(
+    engine: Engine, unmoved: int, tmp_path: Path, phase: int
+) -> None:
+    start(engine, "000000a1", "+10m", strobe="30s")
+    (effect,) = engine.standing["000000a1"].effects
+    assert isinstance(effect, ClockStrobe)
+    clock.bring(effect, phase)
+    engine.journal.close()
+    report = recover(engine.host, tmp_path / "state", now_us, Log.to_stderr("test"))
+    assert (len(report.faults), report.difference) == (1, [])
+    assert abs(moved(unmoved)) < NOISE_US
 
 
 def test_recover_moves_back_what_a_dead_keeper_left(

@@ -12,25 +12,33 @@ from __future__ import annotations
 
 import errno
 import re
+import select
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import dns.message
+import dns.rcode
 import pytest
 
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
+from chaos_core.faults import kinds
+from chaos_core.faults._network import NetworkFault
 from chaos_core.messages import Revert
 
+NAME = "db.example.com"
 AF = {4: socket.AF_INET, 6: socket.AF_INET6}
-EGRESS = ("latency", "loss out", "partition drop", "down", "dns")
-SHAPING = ("latency", "loss out")
+SHAPING = ("latency", "loss out", "corrupt", "duplicate", "reorder", "rate")
+EGRESS = (*SHAPING, "partition drop", "down", "dns")
 
 # Faults by name, and the kernels on which they are tried. What drops at ingress is the same
-# chain in both, and this machine's own is quicker; only the guest's can do egress.
+# chain in both, and this machine's own is quicker, as it is with workers; only the guest's can
+# do egress. Those that are tried at once must fit into the envelope together.
 FAULTS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     "latency": ("network.latency", {"delay": "40ms"}, ("guest",)),
     "loss out": ("network.loss", {"percent": "100%", "direction": "out"}, ("guest",)),
@@ -42,11 +50,21 @@ FAULTS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
     ),
     "flap": ("network.flap", {"direction": "in", "down": "60s", "up": "1s"}, ("here",)),
     "down": ("network.down", {"interface": "v0"}, ("guest",)),
-    "dns": ("network.dns", {"names": "db.example.com"}, ("guest",)),
+    "dns": ("network.dns", {"names": NAME}, ("guest",)),
+    "corrupt": ("network.corrupt", {"percent": "100%"}, ("guest",)),
+    "reorder": ("network.reorder", {"percent": "0.0001%", "delay": "40ms"}, ("guest",)),
+    "rate": ("network.rate", {"rate": "1mbit"}, ("guest",)),
+    "latency in": ("network.latency", {"delay": "40ms", "direction": "in"}, ("guest",)),
+    "duplicate": ("network.duplicate", {"percent": "100%"}, ("guest",)),
     "reject": ("network.reject", {"ports": "7081"}, ("here",)),
     "limit": ("network.limit", {"ports": "7082", "count": "1", "period": "300s"}, ("here",)),
     "blackhole": ("network.blackhole", {"ports": "7083", "direction": "in"}, ("here",)),
+    "tamper": ("tamper.payload", {"find": "balance", "replace": "bananas"}, ("here",)),
+    "http": ("http.fault", {"port": "7084", "status": "503"}, ("here",)),
+    "dns answered": ("network.dns", {"names": NAME, "answer": "nxdomain"}, ("here",)),
 }  # fmt: skip
+LATE = ("latency", "latency in", "reorder")
+NO_ECHO_TELLS = ("corrupt", "duplicate", "rate", "tamper", "http", "dns answered")
 AT_ONCE = 4  # a lease is short, and the guest's machine may be busy
 # These share a peer: each hits one port of it, or one name.
 BY_PORT = {
@@ -87,6 +105,7 @@ COUNT_AWAY = ("ip -s link show away", r"TX:.*\n +\d+ +(\d+)")
 BEFORE = "is asked before ours"
 ROBBED = "would not see the packets"
 MARKED = "writes or keeps the mark's bits"
+INGRESS = "is at the ingress of v0"
 
 
 def htb(*more: str) -> tuple[str, ...]:
@@ -146,12 +165,13 @@ THINGS: dict[str, Thing] = {
         count=COUNT_FILTER, refused=dict.fromkeys(EGRESS, BEFORE)),
     "a filter at ingress": Thing(
         (CLSACT, f"tc filter add dev v0 ingress {TOS.format(1)} action ok"),
-        count=("tc -s filter show dev v0 ingress", SENT)),
+        count=("tc -s filter show dev v0 ingress", SENT), refused={"latency in": INGRESS}),
     "a filter at ingress that redirects": Thing(
         (*IFB, "tc qdisc add dev mine0 root handle 1: htb default 1",
          "tc class add dev mine0 parent 1: classid 1:1 htb rate 1gbit", CLSACT,
          f"tc filter add dev v0 ingress {TOS.format(1)} action mirred egress redirect dev mine0"),
-        count=("tc -s qdisc show dev mine0", r"root.*\n Sent \d+ bytes (\d+)")),
+        count=("tc -s qdisc show dev mine0", r"root.*\n Sent \d+ bytes (\d+)"),
+        refused={"latency in": INGRESS}),
     # ── links ──
     "links and sets named like ours": Thing(
         ("ip link add chs-lan type ifb", "ip link add chs0 type dummy",
@@ -261,13 +281,18 @@ def works_beside(
             assert thing.refused[fault] in status.detail
             assert status.clean, status.detail
         else:
-            assert status.state == "in_force", f"{fault}: {status.detail}"
+            settle(node, made)
             in_force[fault] = made
         node.grant("r-1")
     bites(
         net,
         {address: fault for fault in in_force if fault in alone for address in peers[fault]},
     )
+    for fault, is_hit in OTHERWISE.items():
+        for family, address in zip((4, 6), peers.get(fault, ()), strict=False):
+            for far, wanted in ((address, fault in in_force), (net.bystander[family], False)):
+                node.grant("r-1")
+                assert is_hit(net, family, far) == wanted, (fault, far)
     if shared in peers.values():
         for family, address in zip((4, 6), shared, strict=True):
             node.grant("r-1")
@@ -285,16 +310,26 @@ def works_beside(
     assert listing() == before
 
 
+def settle(node: Any, made: str) -> None:
+    """Wait until it is in force; the lease of all goes on meanwhile."""
+    deadline = time.monotonic() + 20
+    while node.status(made).state == "applying" and time.monotonic() < deadline:
+        node.supervisor.tick(now_us())
+        node.grant("r-1")
+        time.sleep(0.05)
+    assert node.status(made).state == "in_force", node.status(made).detail
+
+
 def bites(net: Any, hit: dict[str, str]) -> None:
     """Each address is late or cut off as its fault says, and the rest is neither."""
     times = {address: late for (_, address), late in net.echo(others=4).items()}
     for address, late in times.items():
         fault = hit.get(address)
-        if fault in (None, "latency"):
+        if fault in (None, *LATE):
             assert late is not None, (address, fault, times)
-            assert (late >= 40) == (fault == "latency"), (address, fault, times)
+            assert (late >= 40) == (fault in LATE), (address, fault, times)
             assert late < 80, (address, fault, times)
-        else:
+        elif fault not in NO_ECHO_TELLS:
             assert late is None, (address, fault, times)
 
 
@@ -314,6 +349,87 @@ def bites_by_port(net: Any, family: int, address: str, faults: Collection[str]) 
             asked.settimeout(0.2 if "dns" in faults else 1)
             with pytest.raises(TimeoutError) if "dns" in faults else nullcontext():
                 assert asked.recv(512) == QUERY
+
+
+def received(address: str, count: int, size: int) -> int:
+    """How many of so many pings at once come back, copies left out."""
+    words = ("ping", "-n", "-q", "-c", str(count), "-l", str(count), "-s", str(size), "-W", "0.3")
+    done = subprocess.run([*words, address], capture_output=True, text=True, check=False)
+    return int(re.findall(r"(\d+) received", done.stdout)[0])
+
+
+def corrupted(net: Any, family: int, address: str) -> bool:  # noqa: ARG001
+    return received(address, 20, 56) < 20  # but for flips that no checksum covers, none
+
+
+def slowed(net: Any, family: int, address: str) -> bool:  # noqa: ARG001
+    return received(address, 100, 972) < 80  # what neither bucket nor queue holds is dropped
+
+
+def doubled(net: Any, family: int, address: str) -> bool:  # noqa: ARG001
+    return len(net.ping(address, count=2)) > 2  # it ends with the second's first answer
+
+
+def rewritten(net: Any, family: int, address: str) -> bool:
+    """By TCP: the user may send datagrams elsewhere."""
+    with net.socket_there(family, socket.SOCK_STREAM) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((address, 7085))
+        server.listen()
+        with socket.create_connection((address, 7085), 1) as near, server.accept()[0] as far:
+            near.send(b"balance")
+            far.settimeout(1)
+            return bool(far.recv(16) == b"bananas")
+
+
+def refused_by_proxy(net: Any, family: int, address: str) -> bool:
+    """What a request from there to a service here, which says 200, is answered with."""
+    with socket.socket(AF[family], socket.SOCK_STREAM) as service:
+        service.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        service.bind((net.near[family], 7084))
+        service.listen()
+        with net.socket_there(family, socket.SOCK_STREAM) as asker:
+            asker.settimeout(1)
+            asker.bind((address, 0))
+            asker.connect((net.near[family], 7084))
+            asker.send(b"GET / HTTP/1.0\r\n\r\n")
+            if select.select([service], [], [], 0.3)[0]:
+                with service.accept()[0] as asked:
+                    asked.recv(1024)
+                    asked.send(b"HTTP/1.0 200 OK\r\n\r\n")
+            return b" 503 " in asker.recv(1024)
+
+
+def answered(net: Any, family: int, address: str) -> bool:  # noqa: ARG001
+    """Whether somebody answers for a resolver that is not there: by TCP and IPv4, UDP and IPv6."""
+    query = dns.message.make_query(NAME, "A").to_wire()
+    with socket.socket(
+        AF[family], socket.SOCK_STREAM if family == 4 else socket.SOCK_DGRAM
+    ) as asker:
+        asker.settimeout(0.5)
+        try:
+            asker.connect((address, 53))
+            asker.send(len(query).to_bytes(2, "big") + query if family == 4 else query)
+            found = asker.recv(512)[2 if family == 4 else 0 :]
+        except OSError:
+            return False
+        return bool(dns.message.from_wire(found).rcode() == dns.rcode.NXDOMAIN)
+
+
+# Whether a peer is hit by faults that an echo does not tell of.
+OTHERWISE: dict[str, Callable[[Any, int, str], bool]] = {
+    "corrupt": corrupted,
+    "rate": slowed,
+    "duplicate": doubled,
+    "tamper": rewritten,
+    "http": refused_by_proxy,
+    "dns answered": answered,
+}
+
+
+def test_every_network_fault_is_among_them() -> None:
+    known = {kind for kind, cls in kinds().items() if issubclass(cls, NetworkFault)}
+    assert known == {kind for kind, _, _ in FAULTS.values()}
 
 
 def called(family: int, address: str, port: int) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,6 +78,72 @@ def test_a_leak_that_stands_still_is_no_longer_in_force(host: Host, wait_for: Wa
     ops(short).apply(host, short, now_us() + 30 * SECOND)
     wait_for(lambda: ops(short).verify(host, short) is not None, 10)
     gone(host, short)
+
+
+def shmem(host: Host, effect: Holder) -> int:
+    """The page cache that no file on a disk is behind, as the kernel accounts for the group."""
+    lines = (host.cgroups.memory / effect.name / "memory.stat").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("shmem "))
+
+
+def everywhere() -> int:
+    """The same of the whole machine, which others use as well."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Shmem:"))
+
+
+def test_page_cache_is_taken_and_given_back(host: Host, wait_for: Wait) -> None:
+    effect = Holder("chs-000000e2", "cache", memory=96 * MIB, memory_max=101 * MIB, ramp=SECOND)
+    alone = "CHAOS_GUEST" in os.environ
+    before = everywhere()
+    pid = start(host, effect, wait_for)
+    wait_for(lambda: shmem(host, effect) > 80 * MIB, 10)  # the rest is the interpreter's own
+    time.sleep(0.5)
+    assert ops(effect).verify(host, effect) is None
+    assert shmem(host, effect) + children.anonymous(pid) < 97 * MIB
+    assert not alone or abs(everywhere() - before - shmem(host, effect)) < 2 * MIB
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: shmem(host, effect) < MIB, 10)
+    assert not alone or abs(everywhere() - before) < 2 * MIB
+    wait_for(lambda: ops(effect).verify(host, effect) is not None, 10)
+    gone(host, effect)
+
+
+CHURN = Holder(
+    "chs-000000e3", "churn", cpu_quota=50_000, memory_max=32 * MIB, rate=8 * MIB
+)  # fmt: skip
+
+
+def test_churn_keeps_its_rate_and_never_has_much_at_once(host: Host, wait_for: Wait) -> None:
+    pid = start(host, CHURN, wait_for)
+    time.sleep(1)
+    touched, began, most = children.touched_bytes(pid), time.monotonic(), 0
+    while time.monotonic() - began < 3:
+        most = max(most, children.anonymous(pid))
+        time.sleep(0.01)
+    rate = (children.touched_bytes(pid) - touched) / (time.monotonic() - began)
+    # Never above; how far below, a busy machine decides, down to what is told as too little.
+    assert 0.4 * CHURN.rate < rate < 1.25 * CHURN.rate
+    assert most < 24 * MIB
+    assert ops(CHURN).verify(host, CHURN) is None
+    gone(host, CHURN)
+
+
+def test_churn_that_its_share_of_the_cpu_is_too_small_for_is_seen(
+    host: Host, wait_for: Wait
+) -> None:
+    starved = replace(CHURN, cpu_quota=2_000, rate=4096 * MIB)
+    ops(starved).apply(host, starved, now_us() + 30 * SECOND)
+    time.sleep(2)
+    wait_for(lambda: "too small" in (ops(starved).verify(host, starved) or ""), 10)
+    gone(host, starved)
+
+
+def test_a_churner_dies_with_its_lease_stopped_or_not(host: Host, wait_for: Wait) -> None:
+    pid = start(host, CHURN, wait_for, lease=4 * SECOND)
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: children.age_us(pid) == 0, 6)
+    gone(host, CHURN)
 
 
 def test_a_ramp_raises_the_quota_to_what_was_asked_and_not_above(

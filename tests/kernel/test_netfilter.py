@@ -19,7 +19,7 @@ import pytest
 
 from chaos_agent.effects import ops
 from chaos_agent.linux.boottime import now_us
-from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.cgroupfs import unified_id
 from chaos_core.effects import Chain, Rule
 from chaos_core.messages import Revert
 

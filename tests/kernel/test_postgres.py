@@ -412,6 +412,30 @@ def test_users_transactions_become_victims_and_nothing_of_theirs_is_changed(
     assert user(total)[0][0] == before + ends.count("done")
 
 
+@pytest.mark.parametrize(
+    ("held", "first"),
+    [
+        ("orders", "SELECT n FROM orders WHERE id = {}"),
+        ("items", "UPDATE items SET n = n WHERE id = {}"),
+    ],
+)
+def test_users_become_victims_no_more_often_than_was_asked_for(
+    node: Any, place: str, held: str, first: str
+) -> None:
+    """Three times a minute: one circle at once, and then for four seconds none."""
+    with workload(place, first, "UPDATE orders SET n = n WHERE id = {}") as ends:
+        fault = node.apply("postgres.deadlock", database="shop", rate=3, table="orders", held=held)
+        node.await_in_force(fault)
+        time.sleep(1)  # until every user of the circle has been told
+        seen, until = ends.count("deadlock"), time.monotonic() + 4
+        assert seen
+        while time.monotonic() < until:
+            node.grant("r-1")
+            time.sleep(0.5)
+        assert ends.count("deadlock") == seen
+        end(node, fault)
+
+
 def test_where_nobody_can_be_a_victim_it_is_not_in_force(
     node: Any, user: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:

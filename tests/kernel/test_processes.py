@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from chaos_agent.effects import ops
 from chaos_agent.linux import processes
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.cgroupfs import mounts
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
 from chaos_core.errors import NotInForce, Unsupported
@@ -66,6 +69,42 @@ def test_a_star_stands_for_anything(wanted: str, holds: bool) -> None:
     finally:
         named.kill()
         named.wait()
+
+
+_SERVER = """
+import socket, subprocess, sys
+helper = subprocess.Popen(["sleep", "600"])
+server = socket.create_server((sys.argv[1], 0), family=getattr(socket, sys.argv[2]))
+print(server.getsockname()[1], helper.pid, flush=True)
+helper.wait()
+"""
+
+
+@pytest.mark.guest
+@pytest.mark.parametrize(("address", "family"), [("127.0.0.1", "AF_INET"), ("::", "AF_INET6")])
+def test_who_listens_at_a_port_is_found_with_all_of_its_group(
+    wait_for: Callable[..., None], address: str, family: str
+) -> None:
+    """In a cgroup v2 of its own, as every service is."""
+    group = Path("/sys/fs/cgroup/mine-processes")
+    group.mkdir()
+    words = ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group)]
+    words += [sys.executable, "-c", _SERVER, address, family]
+    server = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port, helper = map(int, server.stdout.readline().split())
+        assert set(found(ProcessQuery(port=port))) == {server.pid, helper}
+        assert set(found(ProcessQuery(port=port, cmdline="sleep 600"))) == {helper}
+        with socket.create_server(("127.0.0.1", 0)) as of_the_root:
+            taken = of_the_root.getsockname()[1]
+            assert not found(ProcessQuery(port=taken)), "all that is in no group"
+        assert not found(ProcessQuery(port=1))
+    finally:
+        (group / "cgroup.kill").write_text("1")
+        server.communicate()
+        wait_for(lambda: "populated 0" in (group / "cgroup.events").read_text())
+        group.rmdir()
 
 
 def test_no_pattern_takes_long_whatever_command_lines_there_are() -> None:
@@ -166,3 +205,70 @@ def test_a_signal_that_is_ignored_is_not_called_a_kill(
     finally:
         stubborn.kill()
         stubborn.wait()
+
+
+_LISTENS = """
+import socket, sys, time
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+one = socket.socket(); one.bind(("127.0.0.1", 0)); one.listen()
+print(one.getsockname()[1], flush=True)
+time.sleep(600)
+"""
+
+
+def test_processes_are_found_by_the_port_at_which_their_cgroup_waits() -> None:
+    root = mounts()["unified"]
+    group = root / f"test-port-{os.getpid()}"
+    group.mkdir()
+    words = [sys.executable, "-c", _LISTENS, str(group)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        assert set(found(ProcessQuery(port=port))) == {process.pid}
+        assert not found(ProcessQuery(port=port, cmdline="nosuch"))
+        with socket.socket() as other:  # of a process in no cgroup of its own
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            assert not found(ProcessQuery(port=other.getsockname()[1]))
+    finally:
+        process.kill()
+        process.wait()
+        group.rmdir()
+
+
+_HANDLES = """
+import signal, sys, time
+signal.signal(signal.SIGUSR1, lambda *_: print("collected", flush=True))
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_signal_is_kept_from_a_process_that_would_die_of_it(
+    host: Host, victims: list[subprocess.Popen[bytes]]
+) -> None:
+    """As asked of the kernel when it is sent: what was true before may not be any more."""
+    (victim,) = processes.find(ProcessQuery(pid=victims[0].pid))
+    assert not victim.handles(signal.SIGUSR1)
+    with pytest.raises(Unsupported, match="does not handle SIGUSR1"):
+        apply(host, Kill(((victim.pid, victim.started),), "SIGUSR1", False, handled=True))
+    time.sleep(0.2)
+    assert victims[0].poll() is None
+
+
+def test_a_signal_that_a_process_handles_reaches_it(host: Host) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _HANDLES], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (found_one,) = processes.find(ProcessQuery(pid=process.pid))
+        assert found_one.handles(signal.SIGUSR1)
+        assert not found_one.handles(signal.SIGUSR2)
+        kill = Kill(((found_one.pid, found_one.started),), "SIGUSR1", False, handled=True)
+        apply(host, kill)
+        assert process.stdout.readline() == b"collected\n"
+        assert ops(kill).verify(host, kill) is None
+    finally:
+        process.kill()
+        process.wait()

@@ -263,3 +263,46 @@ def test_two_pipes_on_one_device_end_independently(node: Any, net: Any, users: A
     node.supervisor.obey(Revert(fault=second), now_us())
     assert node.status(second).clean
     assert users.listing() == before
+
+
+@pytest.mark.guest
+def test_faults_on_two_interfaces_add_up_and_end_each_for_itself(
+    new_node: Callable[..., Any], net: Any, sh: Callable[..., str], listing: Any
+) -> None:
+    sh("ip", "link", "add", "w0", "type", "veth", "peer", "name", "w1")
+    net.take("w1")
+    for run, device, end in ((sh, "w0", 1), (net.there, "w1", 2)):
+        run("ip", "addr", "add", f"10.8.0.{end}/24", "dev", device)
+        run("ip", "addr", "add", f"fd08::{end}/64", "dev", device, "nodad")
+        run("ip", "link", "set", device, "up")
+    node = new_node("staging")
+    before = listing()
+    first = node.apply("network.latency", peers="10.9.0.2,fd09::2", delay="60ms")
+    second = node.apply("network.latency", peers="10.8.0.2,fd08::2", delay="150ms")
+    node.grant("r-1")
+    third = node.apply("network.latency", peers="10.9.0.4", delay="291ms")
+    assert node.status(third).state == "refused"
+    assert "latency 291ms (with 210ms in force)" in node.status(third).detail
+
+    def late(address: str, least: float, most: float) -> bool:
+        node.grant("r-1")
+        found = min(net.ping(address))
+        assert least <= found < most, (address, found, node.status(first), node.status(second))
+        return True
+
+    assert late("10.9.0.2", 60, 150)
+    assert late("fd09::2", 60, 150)
+    assert late("10.8.0.2", 150, 300)
+    assert late("fd08::2", 150, 300)
+    assert late("10.9.0.3", 0, 60)
+    assert listing() == before
+    node.supervisor.obey(Revert(fault=first), now_us())
+    assert (node.status(first).clean, node.status(first).detail) == (True, "")
+    assert late("10.9.0.2", 0, 60)
+    assert late("10.8.0.2", 150, 300)
+    node.look()
+    assert node.status(second).state == "in_force", node.status(second).detail
+    node.supervisor.obey(Revert(fault=second), now_us())
+    assert (node.status(second).clean, node.engine.residue()) == (True, [])
+    assert late("fd08::2", 0, 60)
+    assert listing() == before

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from chaos_core import catalogue, faults
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 _PLUGIN = '''
 from chaos_core.effects import LeasedSet
@@ -51,18 +54,34 @@ nowhere = acme.nowhere:Fault
 """
 
 
-@pytest.fixture
-def chaosctl(tmp_path: Path) -> Any:
-    """chaosctl, with somebody's distribution installed beside it."""
-    info = tmp_path / "acme_chaos-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-chaos\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(_ENTRIES)
-    (tmp_path / "acme.py").write_text(_PLUGIN)
+def _wheel(directory: Path) -> Path:
+    """Somebody's distribution, as they would publish it."""
+    path, info = directory / "acme_chaos-1-py3-none-any.whl", "acme_chaos-1.dist-info"
+    files = {
+        "acme.py": _PLUGIN,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: acme-chaos\nVersion: 1\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": _ENTRIES,
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def chaosctl(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """chaosctl, with that distribution installed beside it."""
+    here, place = tmp_path_factory.mktemp("acme"), tmp_path_factory.mktemp("site")
+    uv = shutil.which("uv") or str(ROOT / ".lab/tools/bin/uv")
+    install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-cache"]
+    install += ["--python", sys.executable, "--target", str(place), str(_wheel(here))]
+    subprocess.run(install, check=True)
 
     def run(*words: str) -> tuple[int, str, str]:
         script = Path(sys.executable).with_name("chaosctl")
-        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        environment = {**os.environ, "PYTHONPATH": str(place)}
         done = subprocess.run([script, *words], env=environment, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 

@@ -629,13 +629,16 @@ def test_one_process_that_matters_refuses_the_whole_kill(process: ProcessFacts, 
 @pytest.mark.parametrize(
     "given",
     [{}, {"signal": "KILL"}, {"unit": "app", "signal": "STOP"}, {"pid": -1},
-     {"cmdline": "x" * 201}, {"unit": "user.slice"}, {"unit": "app", "count": -1}],
+     {"cmdline": "x" * 201}, {"unit": "user.slice"}, {"unit": "app", "count": -1},
+     {"port": 65536}, {"port": -1}],
 )  # fmt: skip
 def test_a_kill_that_selects_nothing_or_nonsense_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         faults.parse("process.kill", given)
     with pytest.raises(InvalidInput, match="no process"):
         compiled("process.kill", {"unit": "app"}, replace(NODE, processes=()))
+    with pytest.raises(InvalidInput, match="lists who listens"):
+        compiled("process.kill", {"port": 5432}, replace(NODE, processes=()))
 
 
 def test_text_that_is_no_effect_is_refused() -> None:

@@ -253,3 +253,31 @@ def test_the_schema_refuses_what_is_wrong(
 def test_the_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["scenario", "schema"]) == 0
     assert json.loads(capsys.readouterr().out) == json_schema()
+
+
+LIBRARY = Path(__file__).parents[2] / "scenarios"
+
+
+def test_the_example_of_a_site_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--site", str(LIBRARY / "site.yaml"), "-o", "json"]) == 0
+    rules = json.loads(capsys.readouterr().out)
+    assert {rule["part"] for rule in rules} == {"preflight", "advice", "abort_when"}
+    assert all(rule["name"] and rule["why"] for rule in rules)
+    example = str(LIBRARY / "site.yaml")
+    scenario = str(LIBRARY / "production/latency.yaml")
+    assert main(["validate", scenario, "--site", example]) == 0
+
+
+def test_a_scenario_is_checked_beside_its_site(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text(
+        "probes: {shop: {tcp: {address: 'shop:80'}}}\n"
+        'preflight: [{name: It answers, condition: "shop.error_rate < 1%"}]\n'
+    )
+    assert main(["validate", str(shop), "--site", str(site)]) == 2
+    said = capsys.readouterr().err
+    assert "probe 'shop' is also one of this site's" in said
+    assert f"{site}:1" in said
+    assert main(["validate"]) == 2

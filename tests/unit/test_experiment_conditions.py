@@ -45,6 +45,16 @@ def test_a_condition_is_read(
 
 
 @pytest.mark.parametrize(
+    ("value", "held"), [(None, Held.YES), (4.0, Held.YES), (3.0, Held.NO), (0.0, Held.NO)]
+)
+def test_not_holds_where_there_is_no_value(value: float | None, held: Held) -> None:
+    read = parse("not alerts.value <= P3")
+    assert read.read(series((S, True, value), probe="alerts"), 2 * S).held is held
+    nothing = read.read(series(probe="alerts"), 2 * S)
+    assert nothing.held is Held.UNKNOWN  # who cannot see does not know either way
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("", "is not a condition"),

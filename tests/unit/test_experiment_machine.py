@@ -9,6 +9,7 @@ from chaos_core.run import Phase
 from chaos_core.run import Verdict as RunVerdict
 from chaos_core.units import Duration
 from chaos_experiment.conditions import Condition, parse
+from chaos_experiment.guard import Guard
 from chaos_experiment.machine import (
     Abort,
     Begin,
@@ -24,7 +25,7 @@ from chaos_experiment.machine import (
     Verdict,
 )
 from chaos_experiment.plan import Note, Plan, Step
-from chaos_experiment.series import Observation
+from chaos_experiment.series import Observation, Series
 
 S = 1_000_000
 TICK = 200_000
@@ -153,7 +154,7 @@ def test_a_system_that_holds_passes_and_every_phase_is_gone_through() -> None:
     assert machine.verdict is Verdict.PASSED, machine.reason
     phases = [each.phase for _, each in system.told if hasattr(each, "phase")]
     assert phases == ["preflight", "baseline", "inject", "observe", "recover", "verdict"]
-    assert {str(each.phase) for each in machine.judged} == {"baseline", "observe", "recover"}
+    assert {each.part for each in machine.judged} == {"baseline", "during", "recovery"}
 
 
 def test_times_are_those_of_what_was_seen() -> None:
@@ -211,6 +212,20 @@ def test_a_breach_ends_every_fault_and_recovery_is_still_watched() -> None:
 def test_a_short_breach_is_none() -> None:
     hurt = plan(abort_when=all_of("shop.error_rate > 50% over 1s for 5s"))
     assert System(hurt, slow_while(4 * S, 6 * S, None)).play().verdict is Verdict.PASSED
+
+
+def test_what_is_seen_now_and_then_is_a_breach_as_well() -> None:
+    """The guard must not start to count anew whenever the system is too sick to answer."""
+    guard = Guard(all_of("shop.p99 > 1s over 1s for 5s"), grace=d("5s"))
+    series, seen = Series(), []
+    for second in range(12):
+        slow = second % 2 == 0  # in between every request fails, so that there is no p99
+        at = second * S
+        series.add(Observation("shop", at, slow, 2.0 * S if slow else None, "" if slow else "gone"))
+        seen.append(guard.watch(series, at + S // 2, None))
+    assert [breach is not None for breach in seen[:6]] == [False] * 6
+    assert seen[6] is not None
+    assert "2.00 s" in str(seen[6])
 
 
 def test_who_cannot_see_ends_it() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.unit.simulated_runs import BASELINE, refused, simulated
 
 from chaos_experiment.compare import compare
-from chaos_experiment.record import Check, Event, PhaseSpan, Point, ProbeRecord, Record
+from chaos_experiment.record import Check, Event, FaultSpan, PhaseSpan, Point, ProbeRecord, Record
 from chaos_experiment.reports import _content as content
 from chaos_experiment.reports import _svg as svg
 from chaos_experiment.reports import formats, html, junit, markdown
@@ -142,6 +142,15 @@ def test_the_timeline_has_what_was_done_beside_what_was_seen() -> None:
     assert content.timeline(EMPTY) == []
 
 
+def test_parameters_are_shown_as_one_writes_them() -> None:
+    span = FaultSpan(
+        step=1, kind="network.reject", params={"peers": ["role=db", "n1"], "share": "10%"},
+        nodes=["n2"], start_us=None, end_us=None, verdict="refused", reason="",
+    )  # fmt: skip
+    record = Record(id="r-1", title="t", started="2026-11-28T16:00:00Z", faults=[span])
+    assert content.faults(record)[0][1] == "network.reject peers=role=db,n1 share=10%"
+
+
 def test_the_sample_that_decided() -> None:
     assert content.decisive(ABORTED) == (
         "Decided by shop.error_rate > 5% over 5s for 5s: 7.25 % (abort at T+0:17)"
@@ -223,6 +232,18 @@ def test_a_page_is_well_formed() -> None:
     page = html.render(PASSED).removeprefix("<!doctype html>\n")
     root = ElementTree.fromstring(re.sub(r"<meta ([^>]*)>", r"<meta \1/>", page))  # noqa: S314
     assert root.tag == "html"
+
+
+@pytest.mark.parametrize(
+    ("cell", "breaks"),
+    [("T+0:15", False), ("−0:30", False), ("≤ 120 s", False), ("40.0 of 40", False),
+     ("The network to the database is slow", True), ("10 % of new connections are refused", True),
+     ("Two", True)],
+)  # fmt: skip
+def test_figures_stay_on_one_line_and_titles_do_not(cell: str, breaks: bool) -> None:
+    title = Record(id="r-1", title=cell, started="2026-11-28T16:00:00Z", verdict="passed")
+    page = html.render_suite([title], "Suite")
+    assert (f"<td>{cell}</td>" in page) is breaks
 
 
 def test_the_charts_of_a_run() -> None:

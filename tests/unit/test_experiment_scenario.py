@@ -252,6 +252,8 @@ def test_a_probe_of_a_where_looks_at_one_node() -> None:
         ("shop.p99 < 100ms", "shop.p99 < 200ms", "holds also where the run is aborted by"),
         ("shop.error_rate < 1%", "shop.error_rate > 1%", "%' whenever it holds"),
         ("health < 90", "health < 0", "can never tell anything"),
+        ("rate: 20", "interval: 6s", "0.1%': its probe looks every 6s, and its window is 5s"),
+        ("rate: 20", "interval: 6s", "shop.yaml:13:abort_when[0]: 'shop.error_rate > 0.5% for"),
         ("stable: 5s", "stable: 50s", "shop.yaml:14:recovery: stable 50s is longer than within"),
         ("error_rate: 1%", "error_rate: 1", "shop.yaml:15:slo.error_rate: '1' has no unit"),
         ("availability: 99%", "availability: 101%", "availability is at most 100%"),

@@ -38,6 +38,18 @@ def test_a_hook_is_run_as_the_file_says() -> None:
     assert "jcmd app GC.run" in effects.describe(run)
 
 
+def test_a_cache_is_flushed_by_a_hook_of_its_own() -> None:
+    fault = faults.parse("cache.flush", {"hook": "gc"})
+    assert fault.asks().hook == "gc"
+    assert fault.compile(NODE, "0123abcd") == faults.parse("hook.run", {"hook": "gc"}).compile(
+        NODE, "0123abcd"
+    )
+    with pytest.raises(Refused, match=r"cache\.flush: hook: gc is not on the list"):
+        fault.compile(replace(NODE, hook=None), "0123abcd")
+    with pytest.raises(InvalidInput, match="one cache at a time"):
+        faults.parse("cache.flush", {"hook": "gc", "redis": "sessions"})
+
+
 def test_what_can_be_undone_is_run_under_a_timer() -> None:
     node = replace(NODE, hook=replace(GC, name="x", undo=("/bin/undo",)))
     timer, run = faults.parse("hook.run", {"hook": "x"}).compile(node, "0123abcd")

@@ -28,6 +28,12 @@ def test_chosen_processes_are_stopped_under_a_timer() -> None:
     assert effects.changes((stop,)) == {"process 60", "process 70"}
 
 
+def test_who_listens_at_a_port_is_asked_for_and_stopped_as_processes() -> None:
+    fault = faults.parse("process.pause", {"port": "5432", "unit": "app"})
+    assert fault.asks().processes == ProcessQuery("app.service", port=5432)
+    assert fault.compile(NODE, "0123abcd")[1] == Stop(((70, 100), (60, 200)))
+
+
 def test_a_service_alone_is_frozen_as_a_whole() -> None:
     fault = faults.parse("process.pause", {"unit": "app"})
     assert fault.asks().units == ("app.service",)
@@ -84,3 +90,14 @@ def test_nothing_that_must_be_undone_is_done_again() -> None:
         if type(fault).again is not faults.Fault.again:
             done = fault.compile(NodeView.example(fault.asks()), "0123abcd")
             assert all(isinstance(effect, effects.AT_ONCE) for effect in done), kind
+
+
+def test_a_port_selects_and_is_paused_process_by_process() -> None:
+    kill = faults.parse("process.kill", {"port": "8080", "unit": "app"})
+    assert kill.asks().processes == ProcessQuery(unit="app.service", port=8080)
+    pause = faults.parse("process.pause", {"port": "8080"})
+    assert pause.asks().processes == ProcessQuery(port=8080)
+    with pytest.raises(InvalidInput, match="give unit, cmdline, port or pid"):
+        faults.parse("process.kill", {})
+    with pytest.raises(InvalidInput, match="port"):
+        faults.parse("process.kill", {"port": "65536"})

@@ -77,6 +77,18 @@ def test_the_judges_notice_what_is_broken(name: str) -> None:
         play(TARGETS[target], 1, 400)
 
 
+def test_the_judge_knows_the_sets_that_protect_from_those_that_choose() -> None:
+    chosen = '{"peers": "10.9.0.0/30", "local_ports": "443", "delay": "49ms", "direction": "both"}'
+    example = ("network.latency", chosen, "staging", 30_000_000, 1)
+    with TARGETS["fault_params"].open() as check:
+        check(example)
+        with (
+            patch("chaos_core.faults._network._protected_ports", lambda *_: ("0.0.0.0/1,tcp:1",)),
+            pytest.raises(AssertionError, match="chs-0a1b2c3d-42"),
+        ):
+            check(example)
+
+
 def test_a_finding_is_told_with_the_shortest_input_that_breaks_it() -> None:
     @contextmanager
     def opened() -> Iterator[Check]:

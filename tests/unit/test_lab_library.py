@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chaos_core.errors import InvalidInput
-from chaos_experiment.record import Check, FaultSpan, Record
+from chaos_experiment.record import FaultSpan, Record
 from chaos_lab import library
 from chaos_lab.library import Played, cases, pages
 from chaos_lab.library.cases import FRAGILE, Case
@@ -72,6 +72,7 @@ def test_what_was_played_stays_played_until_its_scenario_changes(tmp_path: Path)
     assert library.kept(tmp_path, case) is not None
     os.utime(file, (kept.stat().st_mtime + 1,) * 2)
     assert library.kept(tmp_path, case) is None
+    assert library.kept(tmp_path, case, old=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_a_fault_that_was_not_in_force_shows_nothing_of_the_fragile_shop() -> No
 
 def test_the_index_links_each_report_and_says_what_decided(tmp_path: Path) -> None:
     case = Case(LIBRARY / "levels/database.yaml", "short", "fragile", "staging")
-    check = Check(phase="observe", condition="shop.error_rate < 10%", held="no", measured="74.1 %")
-    pages.write([Played(case, record("failed", checks=[check]))], tmp_path)
+    reason = "while it hurt: shop.error_rate < 10% (74.1 %)"
+    pages.write([Played(case, record("failed", reason=reason))], tmp_path)
     text = (tmp_path / "README.md").read_text()
     assert "[levels/database-short](fragile/levels-database-short.md)" in text
     assert "74.1 %" in text

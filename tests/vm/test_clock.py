@@ -5,6 +5,7 @@ Runs on the fleet that test_system.py uses.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -67,21 +68,54 @@ def test_a_skew_lasts_through_leases_and_ends_with_the_abort(
     assert not timed.node("n1")["quarantine"]
 
 
-def test_systemd_sets_the_clock_right_when_the_keeper_is_stopped(timed: Drill) -> None:
+_TURNS = """
+import time
+for _ in range(100):
+    print(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    time.sleep(0.05)
+"""
+
+
+def test_a_strobe_goes_to_and_fro_through_leases_and_ends_with_the_abort(timed: Drill) -> None:
+    before = clock(timed)
+    run = timed.inject("clock.skew", "offset=+10m", "strobe=1s", nodes=("n1",), seconds=60)
+    run.reached("observe")
+    time.sleep(4)  # longer than a lease: it has been renewed
+    said = timed.fleet.exec("n1", ["python3", "-c", _TURNS], timeout=60).stdout.split()
+    moved = [round(float(line) - before) for line in said]
+    jumps = sum(one != other for one, other in itertools.pairwise(moved))
+    print(f"clock.skew strobe=1s: {moved.count(600)} × +600 s, {moved.count(0)} × 0, {jumps} jumps")
+    assert set(moved) == {0, 600}
+    assert jumps >= 3
+    pressed, _ = timed.abort()
+    assert abs(clock(timed) - before) < NEAR_S
+    assert time.monotonic() - pressed < BOUND_S
+    timed.resume()
+    run.wait()
+    assert abs(clock(timed) - before) < NEAR_S
+    assert state(timed) == "active"
+    assert not timed.node("n1")["quarantine"]
+
+
+@pytest.mark.parametrize("strobe", [(), ("strobe=1s",)])
+def test_systemd_sets_the_clock_right_when_the_keeper_is_stopped(
+    timed: Drill, strobe: tuple[str, ...]
+) -> None:
     """And the keeper, when it goes on, does not set it right a second time."""
     before = clock(timed)
     units.look_away(timed.fleet, "n1")
     units.restart(timed.fleet, "n1")
     provision.wait_connected(timed.fleet)
     try:
-        run = timed.inject("clock.skew", "offset=+10m", nodes=("n1",), seconds=120)
+        run = timed.inject("clock.skew", "offset=+10m", *strobe, nodes=("n1",), seconds=120)
         run.reached("observe")
-        assert abs(clock(timed) - before - 600) < NEAR_S
+        timed.wait_for(lambda: abs(clock(timed) - before - 600) < NEAR_S, "the clock to be wrong")
         timed.fleet.exec("n1", ["systemctl", "kill", "-s", "STOP", provision.KEEPER_UNIT])
         began = time.monotonic()
         timed.wait_for(lambda: abs(clock(timed) - before) < NEAR_S, "the clock")
         assert time.monotonic() - began < BOUND_S
         timed.wait_for(lambda: state(timed) == "active", "the daemon, and no timer")
+        assert abs(clock(timed) - before) < NEAR_S, "no turn after the last"
         run.drop()
     finally:
         units.look_back(timed.fleet, "n1")

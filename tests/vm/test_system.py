@@ -215,6 +215,8 @@ def test_an_agents_certificate_opens_nothing_for_operators(system: Drill) -> Non
          3, "itself"),
         (["inject", "network.latency", "peers=10.77.0.10", "delay=1ms", "-n", "n1", "--for", "9s"],
          3, "protected"),
+        (["inject", "network.latency", "peers=controller", "delay=1ms", "-n", "n1", "--for", "9s"],
+         3, "10.77.0.10/32 is protected"),
         (["runs", "show", "r-none"], 2, "r-none"),
     ],
 )  # fmt: skip

@@ -203,6 +203,7 @@ def main_pid(app: Drill) -> str:
     [
         ("unit.restart", ["unit=front"]),
         ("process.kill", ["unit=app"]),
+        ("process.kill", [f"port={PORT}"]),
         ("process.kill", [f"cmdline=http.server {PORT}", "signal=SEGV"]),
     ],
 )

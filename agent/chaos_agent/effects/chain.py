@@ -6,7 +6,7 @@ there is never half a chain in force. Protected traffic returns in its first rul
 
 from __future__ import annotations
 
-from chaos_agent.linux.cgroups import unified_id
+from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Chain
 from chaos_core.errors import Refused

@@ -102,6 +102,17 @@ def _shortfall(host: Host, effect: Holder, pid: int) -> str | None:
             if due - filled < _slack(effect.memory):
                 return None
             return f"filling: {filled // _MIB} of {due // _MIB} MiB"
+        case "cache":
+            filled = children.nameless_bytes(pid) + children.anonymous(pid)
+            due = _due(effect, effect.memory, age)
+            if due - filled < _slack(effect.memory):
+                return None
+            return f"filling: {filled // _MIB} of {due // _MIB} MiB of page cache"
+        case "churn":
+            churned, due = children.touched_bytes(pid), effect.rate * age // 1_000_000
+            if churned >= due * _LEAST_OF_RATE:
+                return None
+            return f"churned {churned} of {due} bytes: its share of the CPU is too small for more"
         case "fill":
             filled = children.nameless_bytes(pid)
             if filled >= effect.size:
@@ -142,8 +153,10 @@ def _words(effect: Holder) -> tuple[str | int, ...]:
     match effect.work:
         case "burn":
             return ("burn", effect.workers, effect.ramp, effect.cpu_quota, effect.cpu_period)
-        case "hold":
-            return ("hold", effect.memory, effect.ramp)
+        case "hold" | "cache":
+            return (effect.work, effect.memory, effect.ramp)
+        case "churn":
+            return ("churn", effect.rate)
         case "fill":
             return ("fill", *place, effect.size, effect.reserve)
         case "io":

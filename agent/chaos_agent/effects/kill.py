@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from chaos_agent.effects._at_once import AtOnce
 from chaos_agent.linux import processes
 from chaos_agent.linux.host import Host
@@ -18,7 +20,10 @@ class KillOps(AtOnce):
         deadline_us: int | None = None,  # noqa: ARG002
     ) -> None:
         sent = 0
+        number = getattr(signal, effect.signal)
         for pid, start in effect.victims:
+            if effect.handled and not processes.caught(pid) >> (number - 1) & 1:
+                raise Unsupported(f"process {pid} does not handle {effect.signal} any more")
             try:
                 sent += processes.send(pid, start, effect.signal)
             except PermissionError as error:

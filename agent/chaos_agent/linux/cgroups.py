@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_agent.linux import children
+from chaos_agent.linux.cgroupfs import lines, mounts
 from chaos_core.effects import LINK_PREFIX, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
@@ -203,49 +204,25 @@ def _move_out(pid: int, group: Path) -> None:
 
 def find() -> Cgroups:
     """The hierarchies of this host. Raises Unsupported when there is no usable one."""
-    mounts = _mounts()
-    root = mounts.get("unified")
+    mounted = mounts()
+    root = mounted.get("unified")
     if root is not None:
         controllers = (root / "cgroup.controllers").read_text().split()
         if {"cpu", "memory"} <= set(controllers):
             base = _delegated(root)
             return Cgroups(2, base, base, root)
-    if "cpu" in mounts and "memory" in mounts:
-        return Cgroups(1, mounts["cpu"], mounts["memory"])
+    if "cpu" in mounted and "memory" in mounted:
+        return Cgroups(1, mounted["cpu"], mounted["memory"])
     raise Unsupported(
         "no cgroup hierarchy with the cpu and the memory controller is mounted",
         hint="mount cgroup2 on /sys/fs/cgroup, as systemd does",
     )
 
 
-def unified_id(path: str) -> int:
-    """Which cgroup v2 is at that path below the root: its inode. 0 when there is none."""
-    root = _mounts().get("unified")
-    if root is None:
-        return 0
-    try:
-        return (root / path.lstrip("/")).stat().st_ino
-    except OSError:
-        return 0
-
-
-def _mounts() -> dict[str, Path]:
-    """Where the v1 hierarchies are, by controller, and v2 as ``unified``."""
-    mounts: dict[str, Path] = {}
-    for line in _lines(Path("/proc/self/mountinfo")):
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(maxsplit=2)
-        if kind in ("cgroup", "cgroup2"):
-            names = ["unified"] if kind == "cgroup2" else options.split(",")
-            for name in names:
-                mounts.setdefault(name, Path(fields.split()[4]))
-    return mounts
-
-
 def _delegated(root: Path) -> Path:
     """The nearest cgroup above this process that systemd has delegated to us, else the root."""
     own = next(
-        (line[3:] for line in _lines(Path("/proc/self/cgroup")) if line.startswith("0::")), "/"
+        (line[3:] for line in lines(Path("/proc/self/cgroup")) if line.startswith("0::")), "/"
     )
     path = root / own.strip("/")
     while path != root:
@@ -275,7 +252,3 @@ def _delegate(base: Path) -> None:
             f"{control} does not take the cpu and memory controllers: {error}",
             hint="run the keeper as its systemd unit, which has Delegate=yes",
         ) from None
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()

@@ -6,6 +6,7 @@ thread: PR_SET_PDEATHSIG follows the spawning thread, not the process.
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import signal
@@ -171,6 +172,11 @@ def nameless_bytes(pid: int) -> int:
             if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
                 total += found.st_blocks * 512
     return total
+
+
+def touched_bytes(pid: int) -> int:
+    """Bytes of pages that the kernel has given the process, ever; 0 when it is gone."""
+    return processes.faults(pid) * mmap.PAGESIZE
 
 
 def moved_bytes(pid: int) -> int:

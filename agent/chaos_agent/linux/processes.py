@@ -11,9 +11,13 @@ import resource
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
+from chaos_agent.linux.cgroupfs import unified_id
+from chaos_agent.linux.sockets import listeners
 from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 
 Identities = Iterable[tuple[int, ...]]
@@ -23,7 +27,12 @@ _SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
 
 
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
-    """Every process that all of the query holds for, but this one."""
+    """Every process that all of the query holds for, but this one.
+
+    Raises Unsupported when the query has a port and this kernel does not tell who listens.
+    """
+    groups = listeners(query.port) - {unified_id("/")} if query.port else None
+    known = cache(unified_id)  # by path, for one look
     names = [str(query.pid)] if query.pid else [entry.name for entry in _PROC.iterdir()]
     for name in names:
         if not name.isdigit() or int(name) == os.getpid():
@@ -31,12 +40,14 @@ def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
         with suppress(OSError):  # it ended meanwhile
             found = _facts(int(name))
             directory = _PROC / name
+            if groups is not None and known(_group(directory)) not in groups:
+                continue
             if query.unit and found.unit != query.unit:
                 continue
             # Not a regular expression: one that backtracks without end would stop the keeper.
             if query.cmdline and not fnmatchcase(_cmdline(directory), f"*{query.cmdline}*"):
                 continue
-            yield found
+            yield replace(found, caught=caught(found.pid))
 
 
 def started(pid: int) -> int | None:
@@ -54,6 +65,22 @@ def is_stopped(pid: int, start: int) -> bool:
         fields = _stat(pid)
         return fields[0] == "T" and int(fields[19]) == start
     return False
+
+
+def faults(pid: int) -> int:
+    """How many pages the kernel has given a process without reading them; 0 when it is gone."""
+    with suppress(OSError):
+        return int(_stat(pid)[7])
+    return 0
+
+
+def caught(pid: int) -> int:
+    """The signals that a process handles, as a mask; 0 when it is gone."""
+    with suppress(OSError):
+        for line in (_PROC / str(pid) / "status").read_text(errors="replace").splitlines():
+            if line.startswith("SigCgt:"):
+                return int(line.split()[1], 16)
+    return 0
 
 
 def stopped(identities: Identities) -> list[tuple[int, ...]]:
@@ -105,6 +132,12 @@ def _facts(pid: int) -> ProcessFacts:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on, proc(5)."""
     return (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+
+
+def _group(directory: Path) -> str:
+    """The path of the cgroup of v2 that a process is in; the root's when it is in none."""
+    lines = (directory / "cgroup").read_text(errors="replace").splitlines()
+    return next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
 
 
 def _cmdline(directory: Path) -> str:

@@ -1,13 +1,17 @@
-"""TCP connections of this network namespace, as /proc/net lists them."""
+"""TCP sockets of this network namespace: connections as /proc/net lists them, and who listens."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from chaos_core.errors import Unsupported
+
 _TABLES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 _ESTABLISHED = "01"  # tcp_states.h
+_LISTEN = 10
 
 
 def connections_to(ports: Collection[int]) -> Iterator[tuple[str, str]]:
@@ -17,6 +21,26 @@ def connections_to(ports: Collection[int]) -> Iterator[tuple[str, str]]:
             _, near, far, state, *_ = line.split()
             if state == _ESTABLISHED and int(near.partition(":")[2], 16) in ports:
                 yield address(near), address(far)
+
+
+def listeners(port: int) -> frozenset[int]:
+    """The cgroups of v2, by inode, of the sockets that listen at this port of this node.
+
+    The kernel's own list of sockets tells it to everybody; whose descriptors they are takes
+    the right to trace their processes. Raises Unsupported where there is no such list.
+    """
+    from pyroute2 import DiagSocket, NetlinkError  # imported when first needed, for its size
+
+    found = set()
+    try:
+        with DiagSocket() as diag:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for one in diag.get_sock_stats(family=family, states=1 << _LISTEN, extensions=0):
+                    if one["idiag_sport"] == port:
+                        found.add(one.get_attr("INET_DIAG_CGROUP_ID"))
+    except (NetlinkError, OSError) as error:
+        raise Unsupported(f"who listens at a port cannot be told: inet_diag: {error}") from None
+    return frozenset(found - {None})
 
 
 def address(text: str) -> str:

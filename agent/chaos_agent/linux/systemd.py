@@ -112,6 +112,11 @@ class Systemd:
         path = self._call("LoadUnit", "s", service)[0]
         return str(self._property(path, "Service", "ControlGroup"))
 
+    def main_pid(self, service: str) -> int:
+        """The main process of a service; 0 when it has none."""
+        path = self._call("LoadUnit", "s", service)[0]
+        return int(self._property(path, "Service", "MainPID"))
+
     def at_work(self, units: Sequence[str]) -> list[str]:
         """Those of the units that are not down."""
         found = self._call("ListUnitsByNames", "as", list(units))[0] if units else []

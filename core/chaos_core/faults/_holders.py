@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from chaos_core.effects import LINK_PREFIX, Holder
 from chaos_core.errors import InvalidInput
 from chaos_core.node import NodeView
@@ -17,7 +19,14 @@ _SLACK_SHARE = 100  # one hundredth
 
 
 def memory_holder(
-    node: NodeView, fault_id: str, memory: int, ramp: int, *, kind: str, where: str
+    node: NodeView,
+    fault_id: str,
+    memory: int,
+    ramp: int,
+    *,
+    kind: str,
+    where: str,
+    work: Literal["hold", "cache"] = "hold",
 ) -> Holder:
     """The child that holds so many bytes. Raises InvalidInput when the node has less."""
     if memory > node.memory_total:
@@ -26,7 +35,7 @@ def memory_holder(
         )
     return Holder(
         name=f"{LINK_PREFIX}{fault_id}",
-        work="hold",
+        work=work,
         memory=memory,
         memory_max=memory + memory // _SLACK_SHARE + _SLACK_BYTES,
         ramp=ramp,

@@ -18,13 +18,43 @@ from chaos_core.node import Asks, NodeView
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
-def _name(value: str) -> str:
+def hook_name(value: str) -> str:
     if not _NAME.fullmatch(value):
         raise ValueError(f"{value!r} is not a hook's name, like gc or drain-queue")
     return value
 
 
-HookName = Annotated[str, AfterValidator(_name)]
+def _optional(value: str) -> str:
+    return hook_name(value) if value else ""
+
+
+HookName = Annotated[str, AfterValidator(hook_name)]
+OptionalHookName = Annotated[str, AfterValidator(_optional)]
+"""The same where something else may stand in its place: empty is none given."""
+
+
+def run_hook(node: NodeView, fault_id: str, name: str, kind: str) -> tuple[Effect, ...]:
+    """The effects of a hook of the node, for a fault of that kind.
+
+    Raises Refused when root has not listed it.
+    """
+    hook = node.hook
+    if hook is None:
+        raise Refused(
+            f"hook: {name} is not on the list of {node.name}",
+            where=kind,
+            hint=f"root adds [hooks.{name}] to /etc/chaos/agent.toml there",
+        )
+    run = Run(
+        name=f"{LINK_PREFIX}{fault_id}-hook",
+        hook=hook.name,
+        argv=hook.run,
+        undo=hook.undo,
+        user=hook.user,
+        timeout=hook.timeout,
+        boot=node.boot,
+    )
+    return timed(node, fault_id, run) if hook.undo else (run,)
 
 
 class HookFault(Fault, ABC):
@@ -42,20 +72,4 @@ class HookFault(Fault, ABC):
         return Asks(hook=self.hook)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
-        hook = node.hook
-        if hook is None:
-            raise Refused(
-                f"hook: {self.hook} is not on the list of {node.name}",
-                where=self.kind,
-                hint=f"root adds [hooks.{self.hook}] to /etc/chaos/agent.toml there",
-            )
-        run = Run(
-            name=f"{LINK_PREFIX}{fault_id}-hook",
-            hook=hook.name,
-            argv=hook.run,
-            undo=hook.undo,
-            user=hook.user,
-            timeout=hook.timeout,
-            boot=node.boot,
-        )
-        return timed(node, fault_id, run) if hook.undo else (run,)
+        return run_hook(node, fault_id, self.hook, self.kind)

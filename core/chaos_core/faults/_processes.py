@@ -19,25 +19,31 @@ class ProcessFault(Fault, ABC):
 
     A process is what it was when it was chosen: pid and start time. PID 1, kernel
     threads, the agent and processes of protected services are refused, not skipped.
+
+    Who listens at a ``port`` is known by its cgroup (v2), which is that of a service or of a
+    container on the host's network: all of its processes are meant. ``count=1`` is the oldest.
     """
 
     unit: Annotated[Service | None, Field(description="of this service")] = None
     cmdline: Annotated[str, Field(max_length=200)] = Field(
         default="", description="whose command line holds this text; * stands for anything"
     )
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="of the service that listens at this TCP port of the node"
+    )
     pid: Annotated[int, Field(ge=0, le=2**22)] = Field(default=0, description="this one")
 
     @model_validator(mode="after")
     def _select(self) -> Self:
-        if not (self.unit or self.cmdline or self.pid):
-            raise ValueError("which processes? give unit, cmdline or pid")
+        if not (self.unit or self.cmdline or self.port or self.pid):
+            raise ValueError("which processes? give unit, cmdline, port or pid")
         return self
 
     def draw(self) -> Draw:
         return Draw("destructive")
 
     def asks(self) -> Asks:
-        query = ProcessQuery(self.unit or "", self.cmdline, self.pid)
+        query = ProcessQuery(self.unit or "", self.cmdline, self.pid, self.port)
         return Asks(processes=query)
 
     def chosen(self, node: NodeView, count: int = 0) -> list[ProcessFacts]:
@@ -46,7 +52,13 @@ class ProcessFault(Fault, ABC):
         found = sorted(node.processes, key=lambda process: (process.started, process.pid))
         chosen = found[: count or None]
         if not chosen:
-            raise InvalidInput(f"no process on {node.name} is like that", where=self.kind)
+            raise InvalidInput(
+                f"no process on {node.name} is like that",
+                where=self.kind,
+                hint="`ss -tlnp` on the node lists who listens; a port takes cgroup v2"
+                if self.port
+                else "",
+            )
         for process in chosen:
             why = _protected(node, process)
             if why:

@@ -7,19 +7,20 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from chaos_core.effects import ClockShift, Effect, Unit
+from chaos_core.effects import ClockShift, ClockStrobe, Effect, Unit
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
 from chaos_core.faults._timed import LEASE_HOLDER, timed
 from chaos_core.node import Asks, NodeView
-from chaos_core.units import MILLISECOND, Duration
+from chaos_core.units import MILLISECOND, SECOND, Duration
 
 TIME_DAEMONS = tuple(
     f"{name}.service"
     for name in ("systemd-timesyncd", "chrony", "chronyd", "ntp", "ntpd", "ntpsec", "openntpd")
 )
 _LEAST, _MOST = Duration(10 * MILLISECOND), Duration.parse("1h")
+_LONGEST_SPAN = Duration.parse("60s")
 _SIGNED = re.compile(r"([+-])(.+)")
 
 
@@ -36,11 +37,21 @@ def _offset(value: str) -> str:
     return f"{found[1]}{length}"
 
 
+def _span(value: Duration | None) -> Duration | None:
+    if value is not None and not SECOND <= value <= _LONGEST_SPAN:
+        raise ValueError(f"must be 1s to {_LONGEST_SPAN}")
+    return value
+
+
 Offset = Annotated[str, AfterValidator(_offset)]
 
 
 class ClockSkew(Fault):
     """CLOCK_REALTIME jumps by ``offset``, and at the end by the same back.
+
+    With ``strobe`` it jumps to and fro until then: wrong for so long, right for so long. The
+    keeper makes each jump, under its lease; with nobody to make one the clock is set right by
+    the timer, from wherever it is.
 
     Time goes on meanwhile, and what passed stays: the clock is as right afterwards as it
     was. Known time daemons are stopped before and started after; another that corrects
@@ -59,6 +70,10 @@ class ClockSkew(Fault):
     needs: ClassVar[tuple[str, ...]] = ("systemd", "clock")
 
     offset: Offset = Field(description="+10m is fast, -90s is slow; 10ms to 1h")
+
+    strobe: Annotated[Duration | None, AfterValidator(_span)] = Field(
+        default=None, description="jump there and back again every so often, 1s to 60s"
+    )
 
     @property
     def microseconds(self) -> int:
@@ -82,10 +97,6 @@ class ClockSkew(Fault):
                     f"{unit.id} keeps the clock and {why} when it is stopped", where=self.kind
                 )
         stopped = tuple(sorted(daemons))
-        shift = ClockShift(
-            offset=self.microseconds,
-            before=node.clock.difference,
-            boot=node.clock.boot,
-            after=stopped,
-        )
+        step = (self.microseconds, node.clock.difference, node.clock.boot, stopped)
+        shift = ClockStrobe(*step, node.now, int(self.strobe)) if self.strobe else ClockShift(*step)
         return timed(node, fault_id, *(Unit(unit, "stopped") for unit in stopped), shift)

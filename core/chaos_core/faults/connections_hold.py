@@ -10,19 +10,29 @@ from pydantic import AfterValidator, Field
 
 from chaos_core.effects import LINK_PREFIX, Effect, Worker
 from chaos_core.envelope import Draw
-from chaos_core.errors import Refused
+from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
+from chaos_core.faults._network import is_name
 from chaos_core.node import NodeView
 
 
-def _address(value: str) -> str:
+def _service(value: str) -> str:
     host, _, port = value.rpartition(":")
+    if not port.isdecimal() or not port.isascii() or not 0 < int(port) < 65536:
+        raise ValueError(f"{value!r} has no port from 1 to 65535")
+    return at(host, int(port))
+
+
+def at(host: str, port: int) -> str:
+    """``host:port``, with brackets where they belong. Raises ValueError if there is none such."""
+    if is_name(host) and "=" not in host:
+        return f"{host}:{port}"
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        raise ValueError(f"{value!r} is not like 10.0.0.2:5432 or [fd00::2]:5432") from None
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{value!r} has no port from 1 to 65535")
+        raise ValueError(
+            f"{host!r} is not like 10.0.0.2:5432, [fd00::2]:5432 or db.example.com:5432"
+        ) from None
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
@@ -40,18 +50,30 @@ class ConnectionsHold(Fault):
     risky = True
     needs: ClassVar[tuple[str, ...]] = ("worker",)
 
-    to: Annotated[str, AfterValidator(_address)] = Field(
-        description="address and port of the service"
+    to: Annotated[str, AfterValidator(_service)] = Field(
+        description="the service: an address, host name or node, and a port"
     )
     count: Annotated[int, Field(ge=1, le=10_000)] = Field(description="how many connections")
     rate: Annotated[int, Field(ge=1, le=1_000)] = Field(
         default=200, description="how many are opened a second"
     )
 
+    def named(self) -> str:
+        """The name in ``to``, in whose place the controller puts an address; or empty."""
+        host = self.to.rpartition(":")[0]
+        return host if is_name(host) else ""
+
     def draw(self) -> Draw:
         return Draw("destructive")
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
+        if self.named():
+            raise InvalidInput(
+                f"to: {self.named()!r} is a name, and only the controller turns names into"
+                " addresses",
+                where=self.kind,
+                hint="give an address here",
+            )
         host, _, port = self.to.rpartition(":")
         address = ipaddress.ip_address(host.strip("[]"))
         if any(address in net for net in node.protected.networks()):

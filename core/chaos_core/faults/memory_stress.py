@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,9 +16,11 @@ from chaos_core.units import ByteSize, Duration, Percent
 
 
 class MemoryStress(Fault):
-    """Anonymous memory, as a share of MemTotal or in bytes; capped by a cgroup, OOM-killed first.
+    """Memory, as a share of MemTotal or in bytes; capped by a cgroup, OOM-killed first.
 
-    Bytes are checked against the envelope by the node, which knows its total.
+    Bytes are checked against the envelope by the node, which knows its total. Anonymous, or in
+    the page cache as a file in memory without a name: ``Cached`` and ``Shmem`` in /proc/meminfo.
+    The kernel can drop neither; they are swapped out where there is swap.
     """
 
     kind = "memory.stress"
@@ -31,6 +33,9 @@ class MemoryStress(Fault):
         default=Percent(0), description="share of the node's total memory"
     )
     size: ByteSize = Field(default=ByteSize(0), description="or so much, like 512MiB")
+    mode: Literal["anonymous", "pagecache"] = Field(
+        default="anonymous", description="what sort of memory"
+    )
     ramp: Ramp = Field(default=Duration(0), description="get there evenly over this time")
 
     @model_validator(mode="after")
@@ -46,6 +51,12 @@ class MemoryStress(Fault):
         wanted = self.size or int(self.percent.fraction * node.memory_total)
         return (
             memory_holder(
-                node, fault_id, int(wanted), int(self.ramp), kind=self.kind, where="size"
+                node,
+                fault_id,
+                int(wanted),
+                int(self.ramp),
+                kind=self.kind,
+                where="size",
+                work="hold" if self.mode == "anonymous" else "cache",
             ),
         )

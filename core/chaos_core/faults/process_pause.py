@@ -17,10 +17,10 @@ class ProcessPause(ProcessFault):
     and hear nothing.
 
     With ``unit`` alone, all of a service is frozen by its cgroup; a service with
-    ``WatchdogSec`` is killed by systemd if it stands still for longer. With ``cmdline`` or
-    ``pid``, those that there are at the start get SIGSTOP and in the end SIGCONT, but for
-    those that somebody had stopped before. Their parents can see it: a shell takes it for
-    job control. When one of them ends or goes on meanwhile, the fault is over as disturbed.
+    ``WatchdogSec`` is killed by systemd if it stands still for longer. With ``cmdline``,
+    ``port`` or ``pid``, those that there are at the start get SIGSTOP and in the end SIGCONT,
+    but for those that somebody had stopped before. Their parents can see it: a shell takes it
+    for job control. When one of them ends or goes on meanwhile, the fault is over as disturbed.
     """
 
     kind = "process.pause"
@@ -37,7 +37,7 @@ class ProcessPause(ProcessFault):
 
     def _frozen(self) -> str:
         """The service to freeze as a whole; empty when processes are to be stopped."""
-        return "" if self.cmdline or self.pid else self.unit or ""
+        return "" if self.cmdline or self.port or self.pid else self.unit or ""
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
         if self._frozen():

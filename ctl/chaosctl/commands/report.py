@@ -24,6 +24,7 @@ AgainstOption = Annotated[
     list[str] | None,
     typer.Option(metavar="RUN|FILE", help="Compare with it; several are the run's history."),
 ]
+_LOOKED_AT = 1000  # runs of the controller's, for a history
 
 
 def report(
@@ -36,6 +37,9 @@ def report(
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     against: AgainstOption = None,
+    history: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Compare with its last N runs, as they were.")
+    ] = 0,
     title: Annotated[str, typer.Option(help="Of the report of several runs.")] = "Chaos suite",
     form: OutputOption = Output.TABLE,
     controller: ControllerOption = "",
@@ -44,17 +48,20 @@ def report(
     """Report on a run; on several, with a scorecard; or on a run beside older ones.
 
     Without a form: a summary for the terminal. Exits 0 whatever the verdicts were, and with
-    --against 1 when something became worse.
+    --against or --history 1 when something became worse. A run's history are those of the same
+    scenario with the same values before it.
     """
     from chaos_core.errors import Exit
     from chaos_experiment.compare import compare
     from chaos_experiment.reports import formats
 
     name = _form(html, markdown, junit, form is Output.JSON, to, show)
-    if against and len(runs) != 1:
-        raise InvalidInput("--against compares one run", hint="name one RUN, and --against others")
+    if (against or history) and len(runs) != 1:
+        what = "--against and --history compare one run"
+        raise InvalidInput(what, hint="name one RUN, and --against others")
     records = [load(each, controller, pki) for each in runs]
-    older = [load(each, controller, pki) for each in against or ()]
+    before = _history(records[0], history, controller, pki) if history else []
+    older = [load(each, controller, pki) for each in (*(against or ()), *before)]
     comparison = compare(records[0], older) if older else None
     if name is None:
         _summary(records, comparison)
@@ -77,6 +84,35 @@ def load(name: str, controller: str = "", pki: Path | None = None) -> Record:
     if path.suffix == ".json" or path.is_file():
         return parse(_read(path), name)
     return parse(fetch(name, controller, pki), name)
+
+
+def _history(record: Record, most: int, controller: str, pki: Path | None) -> list[str]:
+    """The last runs of it that passed: of the same scenario, with the same values, before it.
+
+    Raises InvalidInput when there is none.
+    """
+    import json
+
+    from chaosctl import client
+
+    same = {"title": record.title, "scenario": record.scenario, "params": record.params}
+    request = client.chaos_pb2.ListRunsRequest(limit=_LOOKED_AT)
+    with client.operator(target(controller, pki)) as stub:
+        runs = stub.ListRuns(request, timeout=client.ANSWER_S).runs
+    found = [
+        run.id
+        for run in runs
+        if run.verdict == "passed"
+        and (run.started, run.id) < (record.started, record.id)
+        and json.loads(run.params or "null") == same
+    ]
+    if not found:
+        raise InvalidInput(
+            "the controller knows no earlier run of it that passed",
+            where=record.id,
+            hint="chaosctl runs",
+        )
+    return found[:most]
 
 
 def fetch(run: str, controller: str, pki: Path | None) -> bytes:

@@ -1,11 +1,12 @@
 """``chaosctl run FILE``: an experiment from its scenario to its verdict, and ``end``.
 
 The first Ctrl-C ends the experiment and waits until every node is clean; the second leaves it
-to the controller and the lease, and says so.
+to the controller and the lease, and says so. SIGTERM, with which CI ends a job, counts as one.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def run(
     from chaos_core.faults import from_words
     from chaosctl import timeline
 
+    terminate_as_ctrl_c()
     request = request_of(file, text, from_words(settings or []), level, environment, reason)
     as_json = form is Output.JSON
     with timeline.view(as_json=as_json, duration_us=length_of(loaded)) as shown:
@@ -98,6 +100,11 @@ def end(
         output.document({"run": run})
     else:
         typer.echo(f"{run} ends; follow it: chaosctl watch {run}")
+
+
+def terminate_as_ctrl_c() -> None:
+    """From now on, so that whoever ends this process ends its experiment too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def confirm(title: str, kinds: Iterable[str]) -> None:
@@ -153,9 +160,9 @@ class Following:
             output.note("\nInterrupted before the controller answered; it may have started.")
             output.note("  look: chaosctl runs\n  end it: chaosctl abort")
             raise typer.Exit(INTERRUPTED)
-        output.note(f"\nEnding {self.run}; once more leaves it to the lease.")
         pb = client.chaos_pb2
         try:
+            output.note(f"\nEnding {self.run}; once more leaves it to the lease.")
             with client.operator(self.whom) as stub:
                 stub.End(pb.EndRequest(run=self.run, reason="Ctrl-C"), timeout=client.ANSWER_S)
                 self._show(stub.Watch(pb.WatchRequest(run=self.run)))

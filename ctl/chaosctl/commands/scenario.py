@@ -21,18 +21,24 @@ if TYPE_CHECKING:
     from chaos_core.units import Duration
     from chaos_experiment.load import Loaded
     from chaos_experiment.rehearsal import Rehearsal
+    from chaos_experiment.site import Site
 
 app = typer.Typer(help="Scenario files.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Scenarios, YAML.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE…", help="Scenarios, YAML.")
+    ] = None,
     settings: SetOption = None,
     level: LevelOption = "",
     environment: EnvironmentOption = "",
     profile: Annotated[
         str, typer.Option(help="Refuse (exit 3) what is above this profile's ceilings.")
     ] = "",
+    site: Annotated[
+        Path | None, typer.Option(help="A controller's site file: check it, and them beside it.")
+    ] = None,
     form: OutputOption = Output.TABLE,
 ) -> None:
     """Check scenario files: every mistake at its line, and whose ceilings they are above.
@@ -40,14 +46,21 @@ def validate(
     For example: chaosctl validate scenarios/*/*.yaml --profile lab
     """
     from chaos_experiment import rehearsal
+    from chaos_experiment import site as sites
 
     if profile:
         rehearsal.profile(profile)
+    asked = sites.load(_text(site), str(site)) if site else None
+    if not files:
+        if asked is None:
+            raise InvalidInput("nothing to check", hint="name scenario files, or --site FILE")
+        _tell_site(asked, as_json=form is Output.JSON)
+        return
     rows: list[dict[str, Any]] = []
     problems: list[ChaosError] = []
     for file in files:
         try:
-            row, refused = _validated(file, settings or [], level, environment, profile)
+            row, refused = _validated(file, settings or [], level, environment, profile, asked)
             rows.append(row)
             problems = [*refused, *problems]  # mistakes last: the last one gives the exit code
         except InvalidInput as error:
@@ -81,12 +94,19 @@ def read(
     """The file's text and what it comes to. Raises InvalidInput at file:line:field."""
     from chaos_core.faults import from_words
     from chaos_experiment.load import load
+
+    text = _text(file)
+    return text, load(text, str(file), from_words(settings), level, environment)
+
+
+def _text(file: Path) -> str:
+    """What is in the file, not much more than may be. Raises InvalidInput."""
     from chaos_experiment.source import MAX_BYTES
 
     try:
         with file.open("rb") as opened:
             data = opened.read(MAX_BYTES + 1)
-        text = data.decode()
+        return data.decode()
     except OSError as error:
         raise InvalidInput(
             f"cannot read it: {error.strerror}", where=str(file), hint="name a scenario file"
@@ -95,7 +115,6 @@ def read(
         raise InvalidInput(
             f"not UTF-8: {error.reason}", where=f"{file}: byte {error.start}"
         ) from None
-    return text, load(text, str(file), from_words(settings), level, environment)
 
 
 def show_plan(loaded: Loaded, profile: str, *, as_json: bool) -> None:
@@ -112,12 +131,19 @@ def show_plan(loaded: Loaded, profile: str, *, as_json: bool) -> None:
 
 
 def _validated(
-    file: Path, settings: list[str], level: str, environment: str, profile: str
+    file: Path,
+    settings: list[str],
+    level: str,
+    environment: str,
+    profile: str,
+    site: Site | None,
 ) -> tuple[dict[str, Any], tuple[ChaosError, ...]]:
     from chaos_core import faults
     from chaos_experiment import rehearsal
 
     _, loaded = read(file, settings, level, environment)
+    if site is not None:
+        site.joined(loaded)
     steps = loaded.plan.steps
     row = {
         "file": str(file),
@@ -132,6 +158,20 @@ def _validated(
         return row, ()
     refusals = rehearsal.rehearse(loaded, rehearsal.profile(profile)).refusals
     return {**row, "refused": [str(each) for each in refusals]}, refusals
+
+
+def _tell_site(site: Site, *, as_json: bool) -> None:
+    """What a site asks of every experiment."""
+    rows = [
+        (part, each.name, each.text, each.why)
+        for part in ("preflight", "advice", "abort_when")
+        for each in getattr(site, part)
+    ]
+    heads = ("part", "name", "condition", "why")
+    if as_json:
+        output.document([dict(zip(heads, row, strict=True)) for row in rows])
+    else:
+        output.table([head.upper() for head in heads], rows)
 
 
 def clock(at: Duration | int) -> str:
@@ -173,6 +213,7 @@ def _print(loaded: Loaded, done: Rehearsal) -> None:
     risky = sorted({one.step.kind for one in done.steps if one.fault.risky})
     if risky:
         typer.echo(f"\nRisky: asks before it starts (or --yes): {', '.join(risky)}.")
+    typer.echo("\nIf the controller has a site file, what that asks of every experiment is added.")
     if done.refusals:
         typer.echo("\nWould be refused:")
         for refusal in done.refusals:

@@ -1,7 +1,8 @@
 """``chaosctl suite``: scenarios one after another, with a report on all of them.
 
-Every scenario is checked before the first one starts. Ctrl-C ends the experiment that goes on
-and with it the suite.
+Every scenario is checked before the first one starts. One that the controller refuses counts as
+refused, and the others go on unless the suite fails fast. Ctrl-C (or SIGTERM) ends the
+experiment that goes on and with it the suite; what was run by then is reported.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chaos_core.errors import Exit, InvalidInput
+from chaos_core.errors import ChaosError, ControllerUnreachable, InvalidInput, Latched
 from chaosctl import output
+from chaosctl.commands.inject import INTERRUPTED
 from chaosctl.commands.run import (
     EnvironmentOption,
     Following,
@@ -23,6 +25,7 @@ from chaosctl.commands.run import (
     confirm,
     length_of,
     request_of,
+    terminate_as_ctrl_c,
 )
 from chaosctl.options import ControllerOption, Output, OutputOption, PkiOption, Target, target
 
@@ -118,6 +121,7 @@ def run_suite(
         confirm(suite.title, (step.kind for each in chosen for step in each.loaded.plan.steps))
     if reports is not None:
         _prepare(reports)
+    terminate_as_ctrl_c()
     played = _Played(suite, whom, reports, reason, as_json=form is Output.JSON)
     pause = Duration.parse(cooldown) if cooldown else suite.cooldown
     played.play(chosen, pause, suite.fail_fast if fail_fast is None else fail_fast)
@@ -180,54 +184,94 @@ class _Played:
         self._reason = reason
         self._as_json = as_json
         self._records: list[Record] = []
+        self._error: ChaosError | None = None  # with which nothing more can be run
+        self._interrupted = False
 
     def play(self, chosen: list[_Chosen], pause: Duration, fail_fast: bool) -> None:
         """One after another; until one does not pass if it is to end there."""
+        for number, each in enumerate(chosen, 1):
+            try:
+                if number > 1:
+                    self._tell(f"\ncooldown of {pause}")
+                    time.sleep(pause.seconds)
+                self._tell(f"\n{number} of {len(chosen)}: {each.called}: {each.loaded.plan.title}")
+                record = self._one(number, each)
+            except (KeyboardInterrupt, typer.Exit):
+                self._interrupted = True
+                record = None
+            except (ControllerUnreachable, Latched) as error:
+                self._error = error
+                record = None
+            if record is not None:
+                self._records.append(record)
+                if record.verdict == "passed" or not (fail_fast or record.verdict == "aborted"):
+                    continue
+            left = len(chosen) - number
+            self._tell(f"\nended there; {left} not run" if left else "")
+            return
+
+    def _one(self, number: int, each: _Chosen) -> Record:
+        """The record of one scenario, run to its end; also when it was not let begin."""
         from chaosctl import timeline
         from chaosctl.commands import report
 
-        for number, each in enumerate(chosen, 1):
-            if number > 1:
-                self._tell(f"\ncooldown of {pause}")
-                time.sleep(pause.seconds)
-            self._tell(f"\n{number} of {len(chosen)}: {each.called}: {each.loaded.plan.title}")
-            loaded = each.loaded
-            request = request_of(
-                each.file, each.text, each.settings, loaded.level, loaded.environment, self._reason
-            )
-            length = length_of(loaded)
-            with timeline.view(as_json=self._as_json, duration_us=length) as shown:
+        loaded = each.loaded
+        request = request_of(
+            each.file, each.text, each.settings, loaded.level, loaded.environment, self._reason
+        )
+        try:
+            with timeline.view(as_json=self._as_json, duration_us=length_of(loaded)) as shown:
                 following = Following(self._whom, shown)
                 following.follow(request)
-            data = report.fetch(following.run, self._whom.controller, self._whom.pki)
-            self._records.append(report.parse(data, following.run))
-            ended = following.verdict == "aborted"
-            if ended or (fail_fast and following.verdict != "passed"):
-                left = len(chosen) - number
-                self._tell(f"\nended there; {left} not run" if left else "")
-                return
+        except (ControllerUnreachable, Latched):
+            raise
+        except ChaosError as error:
+            output.error(error, as_json=self._as_json)
+            return _refused(number, each, error)
+        data = report.fetch(following.run, self._whom.controller, self._whom.pki)
+        return report.parse(data, following.run)
 
-    def finish(self) -> Exit:
-        """Print and write what came of it; the exit code."""
+    def finish(self) -> int:
+        """Print and write what came of it; the exit code. Raises what ended it, if anything did."""
         from chaosctl import timeline
 
         if self._as_json:
             for record in self._records:
                 output.line({"run": record.id, "verdict": record.verdict, "score": record.score})
-        else:
+        elif self._records:
             typer.echo("")
             output.table(
                 ("RUN", "SCENARIO", "VERDICT", ">RECOVERY", ">SCORE"), map(_row, self._records)
             )
-        if self._reports is not None:
+        if self._reports is not None and self._records:
             _write(self._reports, self._suite.title, self._records)
             self._tell(f"reports: {self._reports}")
+        if self._error is not None:
+            raise self._error
+        if self._interrupted:
+            return INTERRUPTED
         verdicts = {record.verdict for record in self._records}
         return timeline.exit_of(next(each for each in _WORST if each in verdicts))
 
     def _tell(self, text: str) -> None:
         if not self._as_json:
             output.note(text)
+
+
+def _refused(number: int, each: _Chosen, error: ChaosError) -> Record:
+    """Of a scenario that the controller did not let begin, for reports and exit code."""
+    from chaos_experiment.record import Record
+
+    return Record(
+        id=f"not-begun-{number}",
+        title=each.loaded.plan.title,
+        scenario=each.file.name,
+        level=each.loaded.level,
+        environment=each.loaded.environment,
+        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        verdict="refused",
+        reason=f"{error.where}: {error.what}" if error.where else error.what,
+    )
 
 
 def _row(record: Record) -> tuple[object, ...]:

@@ -52,7 +52,10 @@ def verdict(record: Record) -> str:
 
 
 def holds(check: Check) -> bool:
-    """Whether a check speaks for the system: an abort condition does by not being so."""
+    """Whether a check speaks for the system: an abort condition does by not being so, and
+    advice never speaks against it."""
+    if check.phase == "advice":
+        return True
     return check.held == ("no" if check.phase == "abort" else "yes")
 
 
@@ -81,7 +84,7 @@ def decisive(record: Record) -> str:
     if wanted:
         check = wanted[0]
         when = f" at {clock(record, guard.at_us)}" if check.phase == "abort" and guard else ""
-        return f"Decided by {check.condition}: {check.measured} ({check.phase}{when})"
+        return f"Decided by {condition(check)}: {check.measured} ({check.phase}{when})"
     rows = [row for row in record.slo if not row.held]
     return f"Decided by {rows[0].name} {rows[0].target}: {rows[0].measured}" if rows else ""
 
@@ -138,7 +141,7 @@ TIMELINE = ("time", "event", "response")
 
 def timeline(record: Record) -> Rows:
     """``T+m:ss``, what was done, and what was seen of it."""
-    done = ("phase", "fault", "note", "operator")
+    done = ("created", "phase", "fault", "note", "operator")
     rows: Rows = []
     for event in record.events:
         text = f"{event.node}: {event.text}" if event.node else event.text
@@ -154,13 +157,18 @@ FAULTS = ("step", "fault", "nodes", "from", "to", "in force")
 def faults(record: Record) -> Rows:
     rows: Rows = []
     for fault in record.faults:
-        params = " ".join(f"{key}={value}" for key, value in fault.params.items())
+        params = " ".join(f"{key}={_value(value)}" for key, value in fault.params.items())
         start = NONE if fault.start_us is None else clock(record, fault.start_us)
         end = NONE if fault.end_us is None else clock(record, fault.end_us)
         why = f"{fault.verdict}: {fault.reason}" if fault.reason else fault.verdict
         nodes = ", ".join(fault.nodes)
         rows.append((str(fault.step), f"{fault.kind} {params}", nodes, start, end, why))
     return rows
+
+
+def _value(value: object) -> str:
+    """A parameter as one writes it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 FIGURES = ("probe", "phase", "looks", "failed", "p50", "p95", "p99", "max")
@@ -212,7 +220,13 @@ CHECKS = ("phase", "condition", "measured", "")
 
 
 def checks(record: Record) -> Rows:
-    return [(c.phase, c.condition, c.measured, judged(c)) for c in record.checks]
+    return [(c.phase, condition(c), c.measured, judged(c)) for c in record.checks]
+
+
+def condition(check: Check) -> str:
+    """With its name and its reason, if it has them."""
+    named = f"{check.name}: " if check.name else ""
+    return f"{named}{check.condition}{f' – {check.why}' if check.why else ''}"
 
 
 # ── suites ────────────────────────────────────────────────────────────────────────────────
@@ -236,7 +250,7 @@ def scorecard(records: Iterable[Record]) -> Rows:
         rows.append(
             (
                 record.id,
-                record.title,
+                f"{record.title} · {record.level}" if record.level else record.title,
                 verdict(record),
                 NONE if record.score is None else f"{record.score:.1f}",
                 seconds(record.detection_us),

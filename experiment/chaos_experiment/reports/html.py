@@ -5,6 +5,7 @@ Wide or on a phone, light or dark as the reader's system says. Texts of others a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 from xml.etree.ElementTree import Element
@@ -20,6 +21,7 @@ from chaos_experiment.verdict import SECOND
 SUFFIX = ".html"
 _MARKS: Final = {"passed": "✓", "failed": "✗", "aborted": "■", "interrupted": "!", "refused": "⊘"}
 _KNOWN: Final = frozenset(_MARKS)
+_FIGURE: Final = re.compile(r"(T?[−+]|≤|≥|\d).{0,19}")  # not broken; a title may begin so too
 
 
 def render(record: Record) -> str:
@@ -44,12 +46,13 @@ def render_suite(records: Sequence[Record], title: str) -> str:
         for record in records
         if record.recovery_us is not None
     ]
+    compared = took if any(us for _, us, _ in took) else []  # nothing to see where all are 0
     body = [
         element("h1", title),
         element("p", found.verdicts, class_="lead"),
         _tiles([("Score", found.scores), ("Recovery", found.recoveries)]),
         *_table("Scorecard", content.SCORECARD, links),
-        svg.bars("Recovery time of each run", took) if took else None,
+        svg.bars("Recovery time of each run", compared) if compared else None,
         *_table("By tag", content.BY_TAG, content.by_tag(records)),
         *(
             element("section", _run(record, "h2"), id=f"run-{number}", class_="run")
@@ -147,7 +150,7 @@ def _cell(cell: Cell) -> Element:
     style = None
     if isinstance(cell, str) and cell:
         style = {"✓": "good", "✗": "bad", "?": "bad"}.get(cell[0]) if cell[1:2] == " " else None
-        style = "figure" if style is None and cell[0] in "0123456789−+≤≥T" else style
+        style = "figure" if style is None and _FIGURE.fullmatch(cell) else style
     return element("td", cell, class_=style)
 
 

@@ -9,6 +9,7 @@ from typing import Self
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Answers, Stream, delayed
+from chaos_lab.fleet import Fleet
 
 _SERVICES = ("postgresql@15-main", "redis-server", "memcached")
 _PASSWORD = "of-the-lab"  # noqa: S105 - of a VM that nobody reaches
@@ -23,9 +24,10 @@ url = "redis://127.0.0.1:6379/0"
 address = "127.0.0.1:11211"
 """
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS orders (id int PRIMARY KEY, n int NOT NULL);
-INSERT INTO orders SELECT i, 0 FROM generate_series(1, 100) i ON CONFLICT DO NOTHING;
+DROP TABLE IF EXISTS orders;
 DROP ROLE IF EXISTS chaos;
+CREATE TABLE orders (id int PRIMARY KEY, n int NOT NULL);
+INSERT INTO orders SELECT i, 0 FROM generate_series(1, 100) i;
 CREATE ROLE chaos LOGIN PASSWORD 'of-the-lab';
 GRANT UPDATE ON orders TO chaos;
 """
@@ -63,10 +65,14 @@ _PATIENCE_S = 15.0
 
 def give(drill: Drill) -> None:
     """Start the node's PostgreSQL, Redis and memcached; ``LISTED`` tells its agent of them."""
-    fleet = drill.fleet
-    fleet.exec(NODE, ["systemctl", "start", *_SERVICES], timeout=120)
-    _sql(drill, _SCHEMA)
-    fleet.put(NODE, _FILE, _PASSWORD, mode=0o600)
+    stock(drill.fleet, NODE, *_SERVICES)
+
+
+def stock(fleet: Fleet, node: str, *services: str) -> None:
+    """Start services, PostgreSQL among them, with a table, and a role whose password is there."""
+    fleet.exec(node, ["systemctl", "start", *services], timeout=120)
+    _psql(fleet, node, _SCHEMA)
+    fleet.put(node, _FILE, _PASSWORD, mode=0o600)
 
 
 def _python(program: str) -> list[str]:
@@ -75,8 +81,12 @@ def _python(program: str) -> list[str]:
 
 
 def _sql(drill: Drill, text: str) -> str:
+    return _psql(drill.fleet, NODE, text)
+
+
+def _psql(fleet: Fleet, node: str, text: str) -> str:
     words = ["runuser", "-u", "postgres", "--", "psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-c"]
-    return drill.fleet.exec(NODE, [*words, text], timeout=60).stdout.strip()
+    return fleet.exec(node, [*words, text], timeout=60).stdout.strip()
 
 
 class Queries(Answers):

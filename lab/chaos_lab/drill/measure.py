@@ -46,6 +46,11 @@ class Stream(ABC):
         self._process.wait()
         self._thread.join(5)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the command has ended by itself."""
+        return self._process.poll() is not None
+
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -65,24 +70,28 @@ class Reply:
     rtt: float | None
 
 
+def _started(fleet: Fleet, source: str, argv: list[str]) -> subprocess.Popen[str]:
+    """A command on a VM, or on this host in the lab's network when ``source`` is empty."""
+    if source:
+        return fleet.popen(source, argv)
+    here = fleet.in_netns(["stdbuf", "-oL", *argv])
+    return subprocess.Popen(here, stdout=subprocess.PIPE, text=True)
+
+
 class Pings(Stream):
     """Pings from the host (``source=""``) or from a VM to ``address``, 20 a second.
 
     One that is late counts as not answered until its answer arrives.
     """
 
-    def __init__(self, fleet: Fleet, source: str, address: str, *, interval: float = 0.05) -> None:
-        argv = ["ping", "-n", "-O", "-i", f"{interval:g}", address]
+    def __init__(
+        self, fleet: Fleet, source: str, address: str, *, interval: float = 0.05, size: int = 56
+    ) -> None:
+        argv = ["ping", "-n", "-O", "-i", f"{interval:g}", "-s", str(size), address]
         self.interval = interval
         self.replies: list[Reply] = []
         self._late: dict[int, int] = {}  # where in replies an unanswered ping stands, by its number
-        super().__init__(
-            fleet.popen(source, argv)
-            if source
-            else subprocess.Popen(
-                fleet.in_netns(["stdbuf", "-oL", *argv]), stdout=subprocess.PIPE, text=True
-            )
-        )
+        super().__init__(_started(fleet, source, argv))
 
     def take(self, at: float, line: str) -> None:
         reply, missing = _REPLY.search(line), _MISSING.search(line)
@@ -152,7 +161,7 @@ for number in itertools.count(1):
 
 
 class Answers(Pings):
-    """A service's answers to a VM, fifteen times a second.
+    """A service's answers to a VM, or to the host (``source=""``), fifteen times a second.
 
     One that takes 0.3 s is missing, and so is one with a status other than 200.
     """
@@ -160,9 +169,8 @@ class Answers(Pings):
     def __init__(self, fleet: Fleet, source: str, address: str, port: int) -> None:
         self.interval = 0.05
         self.replies = []
-        Stream.__init__(
-            self, fleet.popen(source, ["python3", "-u", "-c", _ASK, address, str(port)])
-        )
+        argv = ["python3", "-u", "-c", _ASK, address, str(port)]
+        Stream.__init__(self, _started(fleet, source, argv))
 
     def take(self, at: float, line: str) -> None:
         number, took = line.split()

@@ -21,6 +21,8 @@ STRICTEST: Final = "staging"  # for what is not meant for production
 
 # What is played on the fragile shop too, and must not pass there.
 FRAGILE: Final = (
+    "application/database_deadlock",
+    "application/database_pool_exhaustion",
     "application/database_query_timeout",
     "application/database_slow_query",
     "application/network_latency",

@@ -31,6 +31,7 @@ LABELS: Final = {
     "n3": ("role=db", "role=cache", "critical=3"),
 }
 APP_PORT: Final = 8000
+_SLOW_S: Final = 300.0  # starting PostgreSQL, on VMs of a machine that is busy
 
 _UNIT: Final = """\
 [Unit]
@@ -101,11 +102,6 @@ proxy_next_upstream off;
 }
 
 
-def url(fleet: Fleet) -> str:
-    """Where customers go."""
-    return f"http://{fleet.seat(FRONT).ip}"
-
-
 def open_up(
     fleet: Fleet, manner: Manner, *, profile: str = "staging", say: Callable[[str], None]
 ) -> None:
@@ -116,7 +112,7 @@ def open_up(
     say(f"{', '.join(LABELS)}: labels, hooks, databases")
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: _tell_agent(fleet, node, profile), LABELS))
-    provision.wait_connected(fleet)
+    provision.wait_connected(fleet, timeout=_SLOW_S)
     say(f"{STORE}: PostgreSQL and Redis")
     _store(fleet)
     say(f"{', '.join(APPS)}: the application, {manner}; {FRONT}: nginx")
@@ -129,8 +125,12 @@ def open_up(
 def restart(fleet: Fleet) -> None:
     """Start the application anew, as one does with what cannot help itself."""
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda node: fleet.exec(node, ["systemctl", "restart", "shop"]), APPS))
+        list(pool.map(lambda node: _systemctl(fleet, node, "restart", "shop"), APPS))
     _wait(fleet)
+
+
+def _systemctl(fleet: Fleet, node: str, *words: str) -> None:
+    fleet.exec(node, ["systemctl", "--quiet", *words], timeout=_SLOW_S)
 
 
 def _wait(fleet: Fleet) -> None:
@@ -143,13 +143,13 @@ def _tell_agent(fleet: Fleet, node: str, profile: str) -> None:
     listed = _LISTED.format(store=fleet.seat(STORE).ip)
     fleet.put(node, "/etc/chaos/shop.password", "shop\n", 0o600)
     provision.write_config(fleet, node, profile, listed, LABELS[node])
-    fleet.exec(node, ["systemctl", "restart", provision.KEEPER_UNIT, provision.LINK_UNIT])
+    _systemctl(fleet, node, "restart", provision.KEEPER_UNIT, provision.LINK_UNIT)
 
 
 def _store(fleet: Fleet) -> None:
     network = f"{fleet.seat(STORE).ip.rsplit('.', 1)[0]}.0/24"
     script = Path(__file__).with_name("store.sh").read_text()
-    fleet.exec(STORE, ["bash", "-c", script, "store", network], timeout=120)
+    fleet.exec(STORE, ["bash", "-c", script, "store", network], timeout=_SLOW_S)
 
 
 def _app(fleet: Fleet, node: str, manner: Manner) -> None:
@@ -157,9 +157,9 @@ def _app(fleet: Fleet, node: str, manner: Manner) -> None:
     fleet.put(node, "/opt/shop/app.py", Path(__file__).with_name("app.py").read_bytes())
     unit = _UNIT.format(manner=manner, store=fleet.seat(STORE).ip)
     fleet.put(node, "/etc/systemd/system/shop.service", unit)
-    fleet.exec(node, ["systemctl", "daemon-reload"])
-    fleet.exec(node, ["systemctl", "enable", "--quiet", "shop"])
-    fleet.exec(node, ["systemctl", "restart", "shop"])
+    _systemctl(fleet, node, "daemon-reload")
+    _systemctl(fleet, node, "enable", "shop")
+    _systemctl(fleet, node, "restart", "shop")
 
 
 def _front(fleet: Fleet, manner: Manner) -> None:
@@ -169,5 +169,5 @@ def _front(fleet: Fleet, manner: Manner) -> None:
     told = textwrap.indent(_MANNERS[manner], " " * 4).rstrip()
     text = _NGINX.format(servers=servers, manner=told)
     fleet.put(FRONT, "/etc/nginx/sites-available/default", text)
-    fleet.exec(FRONT, ["systemctl", "--quiet", "enable", "nginx"], timeout=60)
-    fleet.exec(FRONT, ["systemctl", "restart", "nginx"], timeout=60)
+    _systemctl(fleet, FRONT, "enable", "nginx")
+    _systemctl(fleet, FRONT, "restart", "nginx")

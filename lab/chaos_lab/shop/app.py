@@ -1,8 +1,9 @@
 """The lab's shop: a small web application that keeps its goods in PostgreSQL and Redis.
 
 Runs under the VM's own Python with Debian's packages, as a user's would. Two manners, chosen
-by SHOP_MANNER: ``sturdy`` has time-outs, retries, a pool and yesterday's answer for when the
-database is away; ``fragile`` has none of these, which is how such things are often written.
+by SHOP_MANNER: ``sturdy`` has time-outs, retries, a pool, breakers, yesterday's answer for when
+the database is away, and sends away whom it cannot serve in time; ``fragile`` has none of
+these, which is how such things are often written.
 
     GET /healthz     the process answers
     GET /item/N      one thing, from the cache or the database
@@ -21,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -36,6 +38,8 @@ PATIENCE_S = 0.3 if STURDY else None
 POOL = 8 if STURDY else 1
 TRIES = 2 if STURDY else 1
 CACHED_S = 2
+BREAK_S = 1  # what has failed is left alone for so long
+AT_ONCE = 16  # requests; one more is told to go elsewhere
 ORDER_S = 3
 READ = "select id, name, sold from item where id = %s"
 
@@ -75,19 +79,50 @@ POOLED = Pool()
 REDIS = redis.Redis.from_url(
     CACHE, socket_timeout=PATIENCE_S, socket_connect_timeout=PATIENCE_S, health_check_interval=0
 )
-LAST_KNOWN: dict[int, dict[str, Any]] = {}
+LAST_KNOWN: dict[int, tuple[float, dict[str, Any]]] = {}
 COUNTS: Counter[str] = Counter()
 LOCK = threading.Lock()
+WORKERS = ThreadPoolExecutor(POOL)
+ROOM = threading.BoundedSemaphore(AT_ONCE)
 
 
-def from_cache(number: int) -> dict[str, Any] | None:
+class Breaker:
+    """Open after a failure; each second one may try again. A fragile shop has none."""
+
+    def __init__(self) -> None:
+        self._tripped = False
+        self._until = 0.0
+
+    def lets_through(self) -> bool:
+        now = time.monotonic()
+        if not self._tripped or not STURDY:
+            return True
+        if now < self._until:
+            return False
+        self._until = now + BREAK_S
+        return True
+
+    def tell(self, *, good: bool) -> None:
+        self._tripped = not good
+        self._until = time.monotonic() + BREAK_S
+
+
+CACHE_BREAKER, DATABASE_BREAKER = Breaker(), Breaker()
+
+
+def cached(work: Callable[[], Any]) -> Any:
+    """What Redis says; nothing when it is away."""
+    if not CACHE_BREAKER.lets_through():
+        return None
     try:
-        found = REDIS.get(f"item:{number}")
+        found = work()
     except redis.RedisError:
+        CACHE_BREAKER.tell(good=False)
         if not STURDY:
             raise
         return None
-    return json.loads(found) if found else None
+    CACHE_BREAKER.tell(good=True)
+    return found
 
 
 def ask(work: Callable[[Any], Any]) -> Any:
@@ -103,20 +138,29 @@ def ask(work: Callable[[Any], Any]) -> Any:
 
 
 def item(number: int) -> dict[str, Any]:
-    found = from_cache(number)
-    if found is not None:
-        return found
+    """From the cache, or the database; or else what this process has seen last."""
+    key = f"item:{number}"
+    found = cached(lambda: REDIS.get(key))
+    if found:
+        return dict(json.loads(found))
+    seen, known = LAST_KNOWN.get(number, (0.0, {}))
+    if STURDY and known:
+        just_now = time.monotonic() - seen < CACHED_S
+        if just_now or not DATABASE_BREAKER.lets_through():
+            return known if just_now else {**known, "stale": True}
     try:
-        row = ask(lambda db: db.execute(READ, (number,)).fetchone())
-    except (psycopg.Error, queue.Empty):
-        if STURDY and number in LAST_KNOWN:
-            return {**LAST_KNOWN[number], "stale": True}
+        asked = WORKERS.submit(ask, lambda db: db.execute(READ, (number,)).fetchone())
+        row = asked.result(PATIENCE_S if known else None)
+    except (psycopg.Error, queue.Empty, TimeoutError):
+        DATABASE_BREAKER.tell(good=False)
+        if STURDY and known:
+            return {**known, "stale": True}
         raise
-    found = {"id": row[0], "name": row[1], "sold": row[2]}
-    LAST_KNOWN[number] = found
-    with contextlib.suppress(redis.RedisError):
-        REDIS.set(f"item:{number}", json.dumps(found), ex=CACHED_S)
-    return found
+    DATABASE_BREAKER.tell(good=True)
+    fresh = {"id": row[0], "name": row[1], "sold": row[2]}
+    LAST_KNOWN[number] = time.monotonic(), fresh
+    cached(lambda: REDIS.set(key, json.dumps(fresh), ex=CACHED_S))
+    return fresh
 
 
 def order(number: int) -> dict[str, Any]:
@@ -153,14 +197,23 @@ class Handler(BaseHTTPRequestHandler):
         elif verb == "metrics":
             self._send(200, metrics())
         elif verb in verbs and rest.isdigit():
-            try:
-                self._send(200, verbs[verb](int(rest)))
-            except (psycopg.Error, redis.RedisError, queue.Empty, TypeError) as error:
-                self._send(500, {"error": type(error).__name__})
+            self._serve(verbs[verb], int(rest))
         else:
             self._send(404, {"error": "no such page"})
         with LOCK:
             COUNTS["seconds"] += time.monotonic() - began  # type: ignore[assignment]
+
+    def _serve(self, work: Any, number: int) -> None:
+        if STURDY and not ROOM.acquire(blocking=False):
+            self._send(503, {"error": "busy"})
+            return
+        try:
+            self._send(200, work(number))
+        except (psycopg.Error, redis.RedisError, queue.Empty, TypeError) as error:
+            self._send(500, {"error": type(error).__name__})
+        finally:
+            if STURDY:
+                ROOM.release()
 
     def _send(self, status: int, body: Any) -> None:
         with LOCK:

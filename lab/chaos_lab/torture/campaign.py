@@ -15,8 +15,8 @@ from chaos_core.errors import InvalidInput, LabError
 from chaos_lab import provision
 from chaos_lab.drill.context import Drill
 from chaos_lab.fleet import Fleet
-from chaos_lab.torture import rounds
-from chaos_lab.torture.cases import CONTROLLER, KINDS, Case, Kind, Step, chosen, draw
+from chaos_lab.torture import rounds, setting
+from chaos_lab.torture.cases import CONTROLLER, KINDS, SHORT_S, Case, Kind, Step, chosen, draw
 from chaos_lab.torture.node import Node, Roll
 from chaos_lab.torture.report import Report, Result
 
@@ -68,6 +68,7 @@ def under_torture(fleet: Fleet, say: Callable[[str], None]) -> Iterator[tuple[No
     nodes = tuple(Node(drill, roll, name) for name in fleet.nodes)
     say("a tracer for each keeper, a warden for each node")
     with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        stack.callback(roll.close)
         list(pool.map(Node.set_up, nodes))
         for node in nodes:
             stack.callback(node.tear_down)
@@ -82,8 +83,9 @@ def discover(nodes: Sequence[Node]) -> dict[str, tuple[Step, ...]]:
 
 
 def _record(kind: Kind, node: Node) -> tuple[Step, ...]:
+    setting.ready(node.drill.fleet, node.name, kind)
     place = node.warden.order("record")
-    code = node.drill.inject(kind.name, *kind.params, nodes=(node.name,), seconds=4).wait()
+    code = node.drill.inject(kind.name, *kind.params, nodes=(node.name,), seconds=SHORT_S).wait()
     said: list[dict[str, Any]] = node.warden.said(place, "step")
     node.warden.order("disarm")
     wrong, _ = node.settled()

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Generic, Literal, TypeVar, get_args
 
 from chaos_lab.layout import HOST_IP
@@ -19,7 +20,11 @@ ROLES: tuple[Role, ...] = get_args(Role)
 Card = TypeVar("Card")
 
 
-VICTIM = "victim.service"
+VICTIM, TASKS_MAX = "victim.service", "100"
+PORT = 8080  # where the victim answers calls
+HOOKED = "/var/tmp/victim-hooked"  # noqa: S108 - what the hook leaves; on a VM of the lab's
+NEAR, NEAR_IP, FAR_IP = "near", "10.78.0.1", "10.78.0.2"  # a second network, with a resolver
+DATABASE = "postgresql@15-main.service"
 STATE = "/var/lib/chaos-agent"  # all that the agent's unit may write on the VM's only disk
 
 
@@ -27,35 +32,70 @@ STATE = "/var/lib/chaos-agent"  # all that the agent's unit may write on the VM'
 class Kind:
     """A kind of fault as it is played: strong enough to be told from any noise.
 
-    ``where`` it is looked for: in pings to the node, in its holder processes, which can
-    be hit as well, or in the state of the service ``VICTIM`` and of the node's clock.
+    ``where`` it is looked for: in pings of this host's to the node (``wire``), in its calls
+    of the service ``VICTIM`` (``calls``), in pings through the node's second network
+    (``behind``), or on the node (``inside``): holders, sessions of ours in the database, the
+    state of ``VICTIM`` and of the clock, lookups. One that is over at once (``once``) need
+    not be seen. ``holder``: there is a process of ours that holds it, which can be hit as
+    well. ``beside`` is a service that has to run.
     """
 
     name: str
     params: tuple[str, ...]
-    where: Literal["wire", "holder", "victim"]
+    where: Literal["wire", "calls", "behind", "inside", "once"]
+    holder: bool = False
+    beside: str = ""
 
 
-# What is over at once is not played, since there is no lease to hit. So with host.reboot, which
-# would end the tracer as well; a reboot at each step of the others is among the HITS, and each
-# entry of its own journal is replayed by tests/kernel/test_reboot.py.
+_HOST = f"peers={HOST_IP}"
+_CALLS = (_HOST, f"local_ports={PORT}")
+_UNIT = f"unit={VICTIM}"
 KINDS = (
-    Kind("network.latency", (f"peers={HOST_IP}", "delay=400ms"), "wire"),
-    Kind("network.loss", (f"peers={HOST_IP}", "percent=100%"), "wire"),
-    Kind("network.partition", (f"peers={HOST_IP}",), "wire"),
-    Kind("network.flap", (f"peers={HOST_IP}", "down=300s", "up=1s"), "wire"),
-    Kind("cpu.stress", ("percent=50%",), "holder"),
-    Kind("memory.stress", ("percent=25%",), "holder"),
-    Kind("memory.leak", ("rate=20MiB", "percent=25%"), "holder"),
-    Kind("disk.fill", (f"path={STATE}", "size=64MiB", "system=true"), "holder"),
-    Kind("io.stress", (f"path={STATE}", "rate=2MiB", "system=true"), "holder"),
-    Kind("fd.exhaust", ("count=20000",), "holder"),
-    Kind("http.fault", ("port=9", "status=503"), "holder"),
-    Kind("process.pause", (f"unit={VICTIM}",), "victim"),
-    Kind("unit.stop", (f"unit={VICTIM}",), "victim"),
-    Kind("cpu.throttle", (f"unit={VICTIM}", "percent=5%"), "victim"),
-    Kind("clock.skew", ("offset=+10m",), "victim"),
+    Kind("network.latency", (_HOST, "delay=400ms"), "wire"),
+    Kind("network.loss", (_HOST, "percent=100%"), "wire"),
+    Kind("network.partition", (_HOST,), "wire"),
+    Kind("network.flap", (_HOST, "down=300s", "up=1s"), "wire"),
+    Kind("network.corrupt", (_HOST, "percent=100%"), "wire"),
+    Kind("network.duplicate", (_HOST, "percent=100%"), "wire"),
+    Kind("network.reorder", (_HOST, "percent=25%", "delay=400ms"), "wire"),
+    Kind("network.rate", (_HOST, "rate=64kbit", "queue=2s"), "wire"),
+    Kind("network.blackhole", _CALLS, "calls"),
+    Kind("network.reject", (*_CALLS, "direction=in"), "calls"),
+    Kind("network.limit", (*_CALLS, "direction=in", "count=1", "period=300s"), "calls"),
+    Kind("network.down", (f"interface={NEAR}",), "behind"),
+    Kind("network.dns", ("names=db.example.com",), "inside"),
+    Kind("http.fault", (_HOST, f"port={PORT}", "status=503"), "calls", holder=True),
+    Kind("tamper.payload", (*_CALLS, "find=200", "replace=500"), "calls", holder=True),
+    Kind("connections.hold", (f"to=127.0.0.1:{PORT}", "count=50"), "inside", holder=True),
+    Kind("postgres.lock", ("database=shop", "table=orders"), "inside", True, DATABASE),
+    Kind("postgres.slow", ("database=shop", "table=orders"), "inside", True, DATABASE),
+    Kind("postgres.deadlock", ("database=shop", "rate=20"), "inside", True, DATABASE),
+    Kind("cpu.stress", ("percent=50%",), "inside", holder=True),
+    Kind("memory.stress", ("percent=25%",), "inside", holder=True),
+    Kind("memory.leak", ("rate=20MiB", "percent=25%"), "inside", holder=True),
+    Kind("disk.fill", (f"path={STATE}", "size=64MiB", "system=true"), "inside", holder=True),
+    Kind("io.stress", (f"path={STATE}", "rate=2MiB", "system=true"), "inside", holder=True),
+    Kind("fd.exhaust", ("count=20000",), "inside", holder=True),
+    Kind("process.pause", (_UNIT,), "inside"),
+    Kind("process.kill", (_UNIT, "repeat=1s"), "inside"),
+    Kind("unit.stop", (_UNIT,), "inside"),
+    Kind("cpu.throttle", (_UNIT, "percent=5%"), "inside"),
+    Kind("io.throttle", (_UNIT, "path=/", "write=1MiB"), "inside"),
+    Kind("memory.limit", (_UNIT, "percent=90%"), "inside"),
+    Kind("pids.exhaust", (_UNIT,), "inside"),
+    Kind("clock.skew", ("offset=+10m",), "inside"),
+    Kind("hook.run", ("hook=mark",), "inside"),
+    Kind("gc.pressure", (), "once"),
+    Kind("cache.flush", (), "once"),
+    Kind("unit.restart", (_UNIT,), "once"),
 )
+NOT_PLAYED: Mapping[str, str] = MappingProxyType(
+    {
+        "host.reboot": "it would end the tracer as well; a reboot at each step of the others is"
+        " among the HITS, and tests/kernel/test_reboot.py replays each entry of its own journal"
+    }
+)
+"""Kinds that cannot be played, and why; every other kind is in ``KINDS``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +149,11 @@ HITS = (
 )  # fmt: skip
 
 
+# How long faults are asked for. A worker on a busy machine takes seconds to begin; and who ends a
+# fault of four seconds with its duration has ended it within the bound.
+SHORT_S, BACK_IN_TIME_S, LONG_S = 8, 4, 60
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One round. ``step`` None is a random instant, ``delay`` s after the fault was seen."""
@@ -131,9 +176,10 @@ class Case:
         Short to get to the steps of an end; and for a link that systemd restarts, which
         may be back in time to renew the lease, and rightly.
         """
-        ends = self.step is not None and self.step.stage == "end"
         back_in_time = self.hit.target == "link" and not self.hit.alone
-        return 4 if ends or (back_in_time and self.hit.signal != "SIGSTOP") else 60
+        if back_in_time and self.hit.signal != "SIGSTOP":
+            return BACK_IN_TIME_S
+        return SHORT_S if self.step is not None and self.step.stage == "end" else LONG_S
 
 
 class Deck(Generic[Card]):
@@ -159,17 +205,20 @@ def draw(seed: int, rounds: int, steps: Mapping[str, Sequence[Step]]) -> Iterato
     """The cases of a campaign. The same seed and steps (by kind) give the same cases."""
     rng = random.Random(seed)  # noqa: S311 - not for secrets
     hits, kinds = Deck(rng, HITS), Deck(rng, KINDS)
-    moments: dict[str, Deck[Step | None]] = {
-        kind.name: Deck(rng, [*steps[kind.name], *[None] * (len(steps[kind.name]) // 3)])
-        for kind in KINDS
-    }
+    moments = {kind.name: Deck(rng, _moments(kind, steps[kind.name])) for kind in KINDS}
     for number in range(1, rounds + 1):
         hit = hits.deal()
-        kind = kinds.deal(lambda kind: hit.fits(kind.where == "holder"))  # noqa: B023
+        kind = kinds.deal(lambda kind: hit.fits(kind.holder))  # noqa: B023
         step = moments[kind.name].deal(
             lambda step: step is None or hit.fits(step.holder)  # noqa: B023
         )
         yield Case(number, kind, hit, step, round(rng.uniform(0, 2), 1))
+
+
+def _moments(kind: Kind, steps: Sequence[Step]) -> tuple[Step | None, ...]:
+    """When a kind may be hit: at each step, and at random instants while it is seen, if it is."""
+    instants = 0 if kind.where == "once" else len(steps) // 3
+    return (*steps, *[None] * instants)
 
 
 def chosen(cases: Sequence[Case], pattern: str) -> tuple[Case, ...]:

@@ -6,6 +6,8 @@ Times are the host's monotonic clock in seconds.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -19,11 +21,11 @@ from chaos_lab.drill import residue, units
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Stream
 from chaos_lab.fleet import Fleet
+from chaos_lab.torture import setting
 from chaos_lab.torture.cases import VICTIM
 
 _PYTHON = "/opt/chaosctl/bin/python3"
 _TRACED = f"[Service]\nExecStart=\nExecStart={_PYTHON} -m chaos_lab.torture.tracer run\n"
-_VICTIM = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
 _ANSWER_S = 10.0
 _BACK_S = 40.0
 
@@ -130,10 +132,19 @@ class Roll:
     """What the controller says of the nodes, asked for no more often than needed."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+        address, pki = provision.operator_of(fleet)
+        argv = [sys.executable, "-m", "chaos_lab.torture.asker", address, str(pki)]
+        self._asker = subprocess.Popen(
+            fleet.in_netns(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self._lock = threading.Lock()
         self._at = 0.0
         self._nodes: dict[str, dict[str, Any]] = {}
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._asker.kill()
+        self._asker.communicate()
 
     def node(self, name: str, *, not_older_than: float = 0.8) -> dict[str, Any]:
         """One node. Raises LabError when the controller does not answer."""
@@ -141,10 +152,20 @@ class Roll:
         with self._lock:
             if self._at < since:
                 at = time.monotonic()
-                said = provision.operate(self._fleet, ["nodes", "-o", "json"])
-                self._nodes = {node["name"]: node for node in json.loads(said)["nodes"]}
+                self._nodes = {node["name"]: node for node in self._ask()}
                 self._at = at
         return self._nodes[name]
+
+    def _ask(self) -> list[dict[str, Any]]:
+        assert self._asker.stdin is not None
+        assert self._asker.stdout is not None
+        self._asker.stdin.write("\n")
+        self._asker.stdin.flush()
+        said: dict[str, Any] = json.loads(self._asker.stdout.readline())
+        if "error" in said:
+            raise LabError(said["error"])
+        found: list[dict[str, Any]] = said["nodes"]
+        return found
 
 
 @dataclass(slots=True)
@@ -162,9 +183,7 @@ class Node:
         """Trace its keeper, give it its user's own things, and list all of it."""
         fleet = self.drill.fleet
         units.drop_in(fleet, self.name, provision.KEEPER_UNIT, "torture", _TRACED)
-        fleet.put(self.name, f"/etc/systemd/system/{VICTIM}", _VICTIM)
-        units.reload(fleet, self.name)
-        fleet.exec(self.name, ["systemctl", "enable", "--now", VICTIM])
+        setting.give(fleet, self.name)
         units.restart(fleet, self.name)
         fleet.exec(self.name, ["sync"])
         residue.give(self.drill, self.name)
@@ -178,8 +197,7 @@ class Node:
         if self.alone:
             self.look_back()
         units.drop_in(fleet, self.name, provision.KEEPER_UNIT, "torture", "")
-        fleet.exec(self.name, ["systemctl", "disable", "--now", VICTIM])
-        fleet.exec(self.name, ["rm", f"/etc/systemd/system/{VICTIM}"])
+        setting.take(fleet, self.name)
         units.reload(fleet, self.name)
         units.restart(fleet, self.name)
 
@@ -224,7 +242,7 @@ class Node:
         for role, alive in look.processes.items():
             if set(map(int, alive)) & set(struck):
                 return f"the {role} that was struck is still there"
-            if len(alive) != (role != "holder"):
+            if len(alive) != (role in ("keeper", "link")):
                 return f"{len(alive)} × {role}"
             if set(alive.values()) & set("Tt"):
                 return f"the {role} is stopped"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chaos_lab.torture.cases import Case
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All rounds with the same hit."""
+    """All rounds with the same hit, or of the same kind."""
 
     name: str
     rounds: int
@@ -77,11 +77,18 @@ class Report:
     @property
     def groups(self) -> tuple[Group, ...]:
         """By hit, and all together at the end."""
-        by_hit: dict[str, list[Result]] = defaultdict(list)
+        return (*self._by(lambda case: str(case.hit)), _group("all", self.results))
+
+    @property
+    def kinds(self) -> tuple[Group, ...]:
+        """By kind of fault."""
+        return self._by(lambda case: case.kind.name)
+
+    def _by(self, name: Callable[[Case], str]) -> tuple[Group, ...]:
+        found: dict[str, list[Result]] = defaultdict(list)
         for result in self.results:
-            by_hit[str(result.case.hit)].append(result)
-        each = [_group(name, found) for name, found in sorted(by_hit.items())]
-        return (*each, _group("all", self.results))
+            found[name(result.case)].append(result)
+        return tuple(_group(name, results) for name, results in sorted(found.items()))
 
     @property
     def summary(self) -> str:
@@ -107,10 +114,8 @@ class Report:
                 "seed": self.seed,
                 "seconds": round(self.seconds, 1),
                 "steps": self.steps,
-                "groups": [
-                    {name: getattr(group, name) for name in group.__slots__}
-                    for group in self.groups
-                ],
+                "groups": list(map(asdict, self.groups)),
+                "kinds": list(map(asdict, self.kinds)),
                 "rounds": [
                     {
                         "number": result.case.number,
@@ -132,19 +137,13 @@ class Report:
         )
 
     def as_markdown(self) -> str:
-        """A table by hit, as the documentation shows it."""
-        rows = [
-            f"| {group.name} | {group.rounds} | {group.seen} | {_time(group.worst_gone)}"
-            f" | {_time(group.worst_recovered)} | {group.residue} | {group.failed} |"
-            for group in self.groups
-        ]
+        """A table by hit and one by kind, as the documentation shows them."""
         failures = [f"- {r.case.name}: {r.why}  \n  `{self.rerun(r)}`" for r in self.failures]
         return "\n".join(
             [
-                "| hit | rounds | seen in force | worst to gone | worst to recovered"
-                " | residue | failed |",
-                "|---|---|---|---|---|---|---|",
-                *rows,
+                *_table("hit", self.groups),
+                "",
+                *_table("kind", self.kinds),
                 "",
                 self.summary,
                 f"({self.date}.)",
@@ -158,6 +157,19 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "report.json").write_text(self.as_json() + "\n")
         (directory / "report.md").write_text(self.as_markdown())
+
+
+def _table(title: str, groups: Iterable[Group]) -> list[str]:
+    return [
+        f"| {title} | rounds | seen in force | worst to gone | worst to recovered"
+        " | residue | failed |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| {group.name} | {group.rounds} | {group.seen} | {_time(group.worst_gone)}"
+            f" | {_time(group.worst_recovered)} | {group.residue} | {group.failed} |"
+            for group in groups
+        ),
+    ]
 
 
 def _group(name: str, results: Iterable[Result]) -> Group:

@@ -19,15 +19,17 @@ from chaos_lab import drill as drills
 from chaos_lab import provision
 from chaos_lab.drill import units
 from chaos_lab.drill.context import Injection
-from chaos_lab.drill.measure import Pings, Reply
+from chaos_lab.drill.measure import Answers, Pings, Reply
 from chaos_lab.layout import CONTROLLER
+from chaos_lab.torture import setting
 from chaos_lab.torture.cases import CONTROLLER as THE_CONTROLLER
-from chaos_lab.torture.cases import POWER, REBOOT, Case
+from chaos_lab.torture.cases import FAR_IP, PORT, POWER, REBOOT, Case
 from chaos_lab.torture.node import Look, Node
 from chaos_lab.torture.report import BOUND_S, Result
 
 _LATE_MS = 200.0  # half of what is added; far from any jitter of a busy machine
 _CLEAR_LOOKS = 10  # a second of them
+_PING_SIZE = 1_000  # twenty a second are more than network.rate lets through
 _SEEN_S, _STEP_S, _GONE_S, _OVER_S = 15.0, 40.0, 15.0, 40.0
 _REBOOT_ORDERED_S = 0.3
 
@@ -50,26 +52,39 @@ class Effect(ABC):
         """Seconds from ``since`` until it is away for good; ``_GONE_S`` when it does not go."""
 
 
-class OnTheWire(Effect):
-    """Pings from this host that come late or never."""
+class Harmed(Pings):
+    """Pings of which one that is answered twice or wrongly looks like one that is not."""
 
-    def __init__(self, node: Node) -> None:
-        drill = node.drill
-        self._pings = Pings(drill.fleet, "", drill.ip(node.name))
+    def take(self, at: float, line: str) -> None:
+        super().take(at, line)
+        if self.replies and ("DUP" in line or "CHECKSUM" in line):
+            self.replies[-1] = Reply(at, self.replies[-1].seq, None)
 
-    def __enter__(self) -> OnTheWire:
-        self._pings.__enter__()
+
+class Asked(Effect):
+    """Questions to the node, asked all the time, whose answers come late, never or wrong."""
+
+    def __init__(self, ask: Callable[[], Pings]) -> None:
+        self._ask = ask
+        self._stream = ask()
+
+    def __enter__(self) -> Asked:
+        self._stream.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pings.__exit__(None, None, None)
+        self._stream.__exit__(None, None, None)
 
     def seen(self, until: float) -> bool:
         settled = time.monotonic() - _LATE_MS / 1000
-        return any(_hit(r) for r in self._pings.replies if r.at < min(until, settled))
+        return any(_hit(r) for r in self._stream.replies if r.at < min(until, settled))
 
     def gone_after(self, since: float) -> float:
-        return self._pings.clean_after(since, _hit, _GONE_S)
+        if self._stream.ended:  # it was asked on the node, which has been off
+            self._stream.__exit__(None, None, None)
+            self._stream = self._ask()
+            self._stream.__enter__()
+        return self._stream.clean_after(since, _hit, _GONE_S)
 
 
 def _hit(reply: Reply) -> bool:
@@ -77,7 +92,7 @@ def _hit(reply: Reply) -> bool:
 
 
 class InTheNode(Effect):
-    """Holder processes in the VM's /proc, the memory that they keep, a victim that is unwell."""
+    """Holders and sessions in the VM's /proc, the memory that is kept, a victim that is unwell."""
 
     def __init__(self, node: Node, *, memory: int) -> None:
         self._node = node
@@ -94,11 +109,11 @@ class InTheNode(Effect):
 
     def _there(self, look: Look) -> bool:
         kept = bool(self._memory) and look.available < self._floor
-        return bool(look.processes["holder"]) or not look.well or kept
+        return _acts(look) or kept
 
     def seen(self, until: float) -> bool:
         looks = self._node.warden.looks(self._started)
-        return any(look.processes["holder"] or not look.well for look in looks if look.at < until)
+        return any(_acts(look) for look in looks if look.at < until)
 
     def gone_after(self, since: float) -> float:
         while time.monotonic() < since + _GONE_S:
@@ -111,11 +126,22 @@ class InTheNode(Effect):
         return _GONE_S
 
 
+def _acts(look: Look) -> bool:
+    return bool(look.processes["holder"] or look.processes["session"]) or not look.well
+
+
 def _effect(case: Case, node: Node) -> Effect:
-    if case.kind.where == "wire":
-        return OnTheWire(node)
-    quarter = node.drill.fleet.seat(node.name).memory_mib * 2**20 // 4
-    return InTheNode(node, memory=quarter if case.kind.name == "memory.stress" else 0)
+    fleet, ip = node.drill.fleet, node.drill.ip(node.name)
+    match case.kind.where:
+        case "wire":
+            return Asked(lambda: Harmed(fleet, "", ip, size=_PING_SIZE))
+        case "calls":
+            return Asked(lambda: Answers(fleet, "", ip, PORT))
+        case "behind":
+            return Asked(lambda: Pings(fleet, node.name, FAR_IP))
+        case "inside" | "once":
+            quarter = fleet.seat(node.name).memory_mib * 2**20 // 4
+            return InTheNode(node, memory=quarter if case.kind.name == "memory.stress" else 0)
 
 
 def play(case: Case, node: Node) -> Result:
@@ -140,6 +166,7 @@ def _play(case: Case, node: Node) -> Result:
         node.look_away()
     elif node.alone and not case.hit.alone:
         node.look_back()
+    setting.ready(node.drill.fleet, node.name, case.kind)
     place = _arm(case, node)
     with _effect(case, node) as effect:
         run = node.drill.inject(
@@ -158,7 +185,8 @@ def _play(case: Case, node: Node) -> Result:
             run.drop()
     if case.hit.target == THE_CONTROLLER and case.hit.signal != "SIGSTOP":
         time.sleep(ABORT_BOUND / 1_000_000)  # a new controller starts nothing before
-    must_be_seen = case.step is None or case.step.stage == "end"
+    lasts = case.kind.where != "once"
+    must_be_seen = lasts and (case.step is None or case.step.stage == "end")
     why = [
         wrong,
         f"gone only after {gone:.2f} s" if gone is not None and gone >= BOUND_S else "",

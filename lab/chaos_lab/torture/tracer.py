@@ -24,6 +24,7 @@ from typing import Any
 
 from chaos_agent import effects, engine, journal, main, snapshot
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.systemd import TRANSIENT
 
 SOCKET = "/run/chaos-torture.sock"
 _PATIENCE_S = 30.0
@@ -60,7 +61,7 @@ class Tracer:
         nth = self._seen[name]
         if self._orders.get("record"):
             dying = self.stage == "end" and self.changing
-            holder = _has_child() and not dying
+            holder = not dying and (_has_child() or _has_worker())
             step = {"name": name, "nth": nth, "stage": self.stage, "holder": holder}
             self._warden.send(json.dumps(step).encode())
         elif (name, nth) == (self._orders.get("name"), self._orders.get("nth")):
@@ -198,6 +199,11 @@ def _has_child() -> bool:
         return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
         return False
+
+
+def _has_worker() -> bool:
+    """The same of a worker, which is a child of systemd's. (To look for it takes too long.)"""
+    return any(TRANSIENT.glob("chs-*-w.service"))
 
 
 if __name__ == "__main__":

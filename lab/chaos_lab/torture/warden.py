@@ -9,8 +9,9 @@ Speaks JSON lines with the host. Orders come on stdin:
   ``{"do": "journal"}``.
 
 Every line said carries ``t``, this VM's CLOCK_BOOTTIME in seconds. Ten times a second
-it says which processes of ours there are, how much memory is free, and whether the
-victim, a service that faults may hurt, is well, and the clock where it was.
+it says which processes of ours there are, how much memory is free, and whether all is
+well: the victim, a service that faults may hurt, the clock, lookups, and what a hook
+would leave is not there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from chaos_lab.torture.cases import VICTIM
+from chaos_lab.torture.cases import FAR_IP, HOOKED, TASKS_MAX, VICTIM
 from chaos_lab.torture.tracer import SOCKET
 
 JOURNAL = Path("/var/lib/chaos-agent/journal")
@@ -37,16 +38,30 @@ _CLOCK_S = 1.0  # how far the clock may be from where it was
 # How the command lines of ours end (keeper, link) or what is in them (holder).
 _RESIDENT = {b"run": "keeper", b"link": "link"}
 _HOLDER = (b"/chaos_agent/holder.py", b"chaos_agent.workers")
+_KTHREADD = "2"
+_SESSION = b": chaos "  # in what PostgreSQL calls a process that serves the role ``chaos``
+# The victim's cgroup as no fault has it.
+_AS_IT_WAS = {"cpu.max": "max 100000", "io.max": "", "memory.high": "max", "pids.max": TASKS_MAX}
+_ANSWER_S = 0.2
+# A query for db.example.com, RFC 1035 section 4.
+_QUERY = bytes([0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + (
+    b"\x02db\x07example\x03com\0" + bytes([0, 1, 0, 1])
+)
 
 
-def ours() -> dict[str, dict[int, str]]:
+def ours(kernels: set[str]) -> dict[str, dict[int, str]]:
     """Processes of ours by role: pid and state (R, S, T …). Dead ones are not listed.
 
+    ``kernels`` are the kernel's own, most of all, which are looked at once: to read what a
+    hundred processes are, ten times a second, would take the VM's time from the agent.
+
     Nor is a holder that was stopped before it had joined its cgroup: it takes nothing yet.
+    Sessions of ours are PostgreSQL's processes, and there for as long as they hold anything.
     """
-    found: dict[str, dict[int, str]] = {"keeper": {}, "link": {}, "holder": {}}
+    found: dict[str, dict[int, str]] = {"keeper": {}, "link": {}, "holder": {}, "session": {}}
     for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
+        pid = directory.name
+        if not pid.isdigit() or pid in kernels:
             continue
         try:
             words = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
@@ -54,20 +69,28 @@ def ours() -> dict[str, dict[int, str]]:
                 role = "holder"
             elif any(b"chaos" in word for word in words) and words[-1] in _RESIDENT:
                 role = _RESIDENT[words[-1]]
+            elif words[0].startswith(b"postgres: ") and _SESSION in words[0]:
+                role = "session"
             else:
+                if words == [b""] and _parent(directory) == _KTHREADD:
+                    kernels.add(pid)
                 continue
             state = (directory / "stat").read_text().rpartition(")")[2].split()[0]
             works = role != "holder" or b"/chs-" in (directory / "cgroup").read_bytes()
         except OSError:
             continue  # it ended meanwhile
         if state not in "ZX" and (works or state not in "Tt"):
-            found[role][int(directory.name)] = state
+            found[role][int(pid)] = state
     return found
 
 
-def strike(name: str, who: list[str]) -> list[int]:
+def _parent(directory: Path) -> str:
+    return (directory / "stat").read_text().rpartition(")")[2].split()[1]
+
+
+def strike(name: str, who: list[str], kernels: set[str]) -> list[int]:
     """Send a signal to all processes of these roles; the pids that it reached."""
-    roles = ours()
+    roles = ours(kernels)
     reached = []
     for role in who:
         for pid in roles[role]:
@@ -107,9 +130,22 @@ def victim_is_well() -> bool:
     try:
         events = (group / "cgroup.events").read_text().splitlines()
         running = {"populated 1", "frozen 0"} <= set(events)
-        return running and (group / "cpu.max").read_text().startswith("max")
+        limits = {name: (group / name).read_text().strip() for name in _AS_IT_WAS}
     except OSError:
         return False  # no cgroup, no process
+    return running and limits == _AS_IT_WAS
+
+
+def looked_up() -> bool:
+    """Whether a lookup is answered by whom it asks."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(_ANSWER_S)
+        try:
+            asker.connect((FAR_IP, 53))
+            asker.send(_QUERY)
+            return asker.recv(512) == _QUERY
+        except OSError:
+            return False
 
 
 def clock() -> float:
@@ -132,6 +168,7 @@ class Warden:
         self._selector = selectors.DefaultSelector()
         self._selector.register(0, selectors.EVENT_READ, self._host)
         self._selector.register(self._door, selectors.EVENT_READ, self._keeper)
+        self._kernels: set[str] = set()
         self._trap: dict[str, Any] = {}
         self._held: socket.socket | None = None
         self._input = b""
@@ -145,8 +182,13 @@ class Warden:
             for key, _ in self._selector.select(max(0, look_at - time.monotonic())):
                 key.data()
             if time.monotonic() >= look_at:
-                well = victim_is_well() and abs(clock() - right) < _CLOCK_S
-                say(look=ours(), available=available(), well=well)
+                well = (
+                    victim_is_well()
+                    and looked_up()
+                    and not Path(HOOKED).exists()
+                    and abs(clock() - right) < _CLOCK_S
+                )
+                say(look=ours(self._kernels), available=available(), well=well)
                 look_at = time.monotonic() + _EVERY_S
 
     def _host(self) -> None:
@@ -164,7 +206,7 @@ class Warden:
             case "disarm":
                 self._trap = {}
             case "hit":
-                say(hit=strike(order["signal"], order["who"]))
+                say(hit=strike(order["signal"], order["who"], self._kernels))
             case "go":
                 self._release()
             case "journal":
@@ -196,7 +238,7 @@ class Warden:
         else:
             trap, self._trap, self._held = self._trap, {}, keeper
             if trap["signal"]:
-                say(hit=strike(trap["signal"], trap["who"]))
+                say(hit=strike(trap["signal"], trap["who"], self._kernels))
                 self._release()
             else:
                 say(reached=True)

@@ -155,6 +155,36 @@ class Hello(_message.Message):
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
 
 @_typing.final
+class Survived(_message.Message):
+    """A fault that an earlier boot of a node had begun, and that the present one has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOT_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    boot: _builtins.str
+    run: _builtins.str
+    fault: _builtins.str
+    kind: _builtins.str
+    def __init__(
+        self,
+        *,
+        boot: _builtins.str = ...,
+        run: _builtins.str = ...,
+        fault: _builtins.str = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "fault", b"fault", "kind", b"kind", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Survived: _TypeAlias = Survived  # noqa: Y015
+
+@_typing.final
 class ProbeOffer(_message.Message):
     """What probes may do from a node: its own agent.toml's word, which the link checks again."""
 
@@ -193,36 +223,6 @@ class ProbeOffer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProbeOffer: _TypeAlias = ProbeOffer  # noqa: Y015
-
-@_typing.final
-class Survived(_message.Message):
-    """A fault that an earlier boot of a node had begun, and that the present one has ended."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BOOT_FIELD_NUMBER: _builtins.int
-    RUN_FIELD_NUMBER: _builtins.int
-    FAULT_FIELD_NUMBER: _builtins.int
-    KIND_FIELD_NUMBER: _builtins.int
-    boot: _builtins.str
-    run: _builtins.str
-    fault: _builtins.str
-    kind: _builtins.str
-    def __init__(
-        self,
-        *,
-        boot: _builtins.str = ...,
-        run: _builtins.str = ...,
-        fault: _builtins.str = ...,
-        kind: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot", b"boot", "fault", b"fault", "kind", b"kind", "run", b"run"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Survived: _TypeAlias = Survived  # noqa: Y015
 
 @_typing.final
 class KindOffer(_message.Message):

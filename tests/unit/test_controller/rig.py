@@ -187,11 +187,11 @@ class Agent:
     stays_quarantined: bool = False
     addresses: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    survived: tuple[pb.Survived, ...] = ()
     offers: pb.ProbeOffer = field(default_factory=pb.ProbeOffer)
     sees: Callable[[pb.Watch], pb.Observation | None] = lambda _: None  # ten times a second
     ahead: int = 0  # of its clock, µs
     watches: dict[str, pb.Watch] = field(default_factory=dict)
-    survived: tuple[pb.Survived, ...] = ()
     on_apply: Callable[[pb.Apply], None] = lambda _: None
     sent: list[int] = field(default_factory=list)
     grants: list[pb.Grant] = field(default_factory=list)
@@ -233,8 +233,8 @@ class Agent:
             envelope=json.dumps(ceilings),
             addresses=self.addresses,
             labels=self.labels,
-            probes=self.offers,
             survived=self.survived,
+            probes=self.offers,
             kinds=[
                 pb.KindOffer(kind=kind, ok=not self.unable, why=self.unable) for kind in kinds()
             ],

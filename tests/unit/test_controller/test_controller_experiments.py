@@ -99,7 +99,8 @@ async def test_from_scenario_to_record(rig: Rig, shop: Shop) -> None:
     assert fault.end_us - fault.start_us >= 600_000
     (probe,) = record.probes
     assert sum(point.count for point in probe.points) > 40
-    assert {check.held for check in record.checks} == {"yes"}
+    judged = {(check.phase, check.held) for check in record.checks}
+    assert judged == {("baseline", "yes"), ("during", "yes"), ("recovery", "yes"), ("abort", "no")}
     assert record.recovery_us is not None
     (applied,) = node.applied
     assert applied.run == f"{run}-1"
@@ -193,7 +194,7 @@ async def test_what_is_not_allowed_is_refused_before_anybody_looks(
 
 async def test_a_target_that_matches_nobody_is_refused(rig: Rig, shop: Shop) -> None:
     async with rig.operator() as ann:
-        with pytest.raises(InvalidInput, match="web"):
+        with pytest.raises(InvalidInput, match=r"shop\.yaml:5:targets\.web: "):
             await ann.all("Experiment", asked(shop))
 
 

@@ -62,7 +62,7 @@ async def test_a_command_of_the_controllers_file_reaches_the_experiment(rig: Rig
 async def test_a_command_that_is_not_allowed_is_refused_with_its_place(rig: Rig) -> None:
     await set_up(rig, Probes(commands={"depth": NUMBER}))
     async with rig.operator() as ann:
-        said = await refusal(ann, asked("command: {command: dept}"))
+        said = await refusal(ann, asked("command: {command: dept, interval: 100ms}"))
     assert "q.yaml:5:probes.queue.command.command: " in said
     assert "no command 'dept'" in said
     assert "allowed in [probes.commands]: depth" in said
@@ -107,7 +107,7 @@ async def test_a_query_that_cannot_be_parsed_is_refused_before_anybody_looks(
     rig: Rig, prometheus: int
 ) -> None:
     await set_up(rig, Probes())
-    probe = f"prometheus: {{url: 'http://127.0.0.1:{prometheus}', query: 'sum('}}"
+    probe = f"prometheus: {{url: 'http://127.0.0.1:{prometheus}', query: 'sum(', interval: 100ms}}"
     async with rig.operator() as ann:
         said = await refusal(ann, asked(probe))
     assert "q.yaml:5:probes.queue.prometheus.query: Prometheus says: parse error" in said
@@ -119,7 +119,7 @@ async def test_no_probe_asks_a_protected_address(rig: Rig, host: str) -> None:
     await set_up(rig, Probes(protected=protected))
     async with rig.operator() as ann:
         said = await refusal(
-            ann, asked(f"http: {{url: 'http://{host}/', rate: 1}}", "error_rate < 1%")
+            ann, asked(f"http: {{url: 'http://{host}/', rate: 10}}", "error_rate < 1%")
         )
     assert "q.yaml:5:probes.queue.http: " in said
     assert "protected" in said
@@ -131,3 +131,57 @@ async def test_no_load_is_sent_to_the_controller_itself(rig: Rig) -> None:
     async with rig.operator() as ann:
         said = await refusal(ann, asked(f"http: {{url: '{url}'}}", "error_rate < 1%"))
     assert "the controller itself" in said
+
+
+SITE = """\
+probes:
+  backup: {{command: {{command: backup-age, interval: 100ms}}}}
+preflight:
+  - name: The backup is recent
+    condition: backup.value < 24 over 300ms
+    why: {why}
+"""
+
+
+def site_file(directory: Path, why: str = "what breaks for good is as old as it") -> Path:
+    file = directory / "site.yaml"
+    file.write_text(SITE.format(why=why))
+    file.chmod(0o644)
+    return file
+
+
+@pytest.mark.parametrize(("age", "verdict"), [("3", "passed"), ("31", "refused")])
+async def test_no_scenario_begins_without_what_the_site_asks(
+    rig: Rig, tmp_path: Path, age: str, verdict: str
+) -> None:
+    commands = {"depth": NUMBER, "backup-age": (sys.executable, "-c", f"print({age})")}
+    rig.changes["site"] = site_file(tmp_path)
+    await set_up(rig, Probes(commands=commands))
+    async with rig.operator() as ann:
+        events = await ann.all("Experiment", asked("command: {command: depth, interval: 100ms}"))
+        parts = await ann.all("GetRecord", pb.GetRecordRequest(run=events[0].run))
+    record = Record.model_validate_json("".join(part.json for part in parts))
+    assert events[-1].verdict == verdict, events[-1].text
+    (line,) = [event.text for event in events if event.event == "preflight"]
+    assert f"The backup is recent: backup.value < 24 over 300ms ({age})" in line
+    (check,) = [each for each in record.checks if each.phase == "preflight"]
+    assert (check.name, check.measured) == ("The backup is recent", age)
+    assert {probe.name: probe.site for probe in record.probes} == {"queue": False, "backup": True}
+    assert "backup" not in record.scenario
+
+
+async def test_while_the_sites_file_is_wrong_nothing_begins(rig: Rig, tmp_path: Path) -> None:
+    file = rig.changes["site"] = site_file(tmp_path)
+    await set_up(rig, Probes(commands={"depth": NUMBER}))
+    request = asked("command: {command: depth, interval: 100ms}")
+    async with rig.operator() as ann:
+        said = await refusal(ann, request)
+        assert f"{file}:2:probes.backup.command.command: " in said
+        file.chmod(0o666)
+        assert "writable by others than root" in await refusal(ann, request)
+        file.unlink()
+        assert "cannot read the site's file" in await refusal(ann, request)
+    with pytest.raises(InvalidInput, match="cannot read the site's file"):
+        await rig.restart()
+    site_file(tmp_path)
+    await rig.start()

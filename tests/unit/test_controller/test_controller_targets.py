@@ -66,6 +66,21 @@ async def test_a_host_is_looked_up_here(rig: Rig) -> None:
     assert set(peers(nodes["n1"])) <= {"127.0.0.1", "::1"}  # which the node will refuse
 
 
+async def test_a_service_is_named_by_its_host_or_node(rig: Rig) -> None:
+    nodes = await fleet(rig, "n1", "n2", "n3")
+    hold = {"kind": "connections.hold"}
+    async with rig.operator() as ann:
+        for node, to in (("n1", "n2:5432"), ("n3", "localhost:5432")):
+            params = json.dumps({"to": to, "count": 1})
+            await ann.inject(node, **hold, params=params)
+        with pytest.raises(InvalidInput, match=r"to: 'nosuch\.invalid' is no node"):
+            await ann.inject("n2", **hold, params='{"to": "nosuch.invalid:5432", "count": 1}')
+    said = [json.loads(nodes[name].applied[0].params)["to"] for name in ("n1", "n3")]
+    assert said[0] == "10.0.0.2:5432"
+    assert said[1] in ("127.0.0.1:5432", "[::1]:5432")
+    assert not nodes["n2"].applied
+
+
 @pytest.mark.parametrize(
     ("whom", "why"),
     [

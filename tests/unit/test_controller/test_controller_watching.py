@@ -93,7 +93,7 @@ async def test_an_experiment_sees_by_a_load_from_a_node(rig: Rig, shop: Shop) ->
     assert events[-1].verdict == "passed", events[-1].text
     (seen,) = record.probes
     assert sum(point.count for point in seen.points) > 40
-    assert {check.held for check in record.checks} == {"yes"}
+    assert {check.held for check in record.checks if check.phase != "abort"} == {"yes"}
     assert shop.served <= served + 4  # those under way: nothing looks after the end
 
 
@@ -251,7 +251,9 @@ async def test_what_a_node_saw_is_at_our_time_whenever_it_arrives(rig: Rig, ahea
             await asyncio.sleep(0.05)
         await until(lambda: len(seen) == 5)
     for each, moment in zip(seen, moments, strict=True):
-        assert each.at == pytest.approx(moment, abs=30_000)
+        assert each.at == pytest.approx(
+            moment, abs=200_000
+        )  # µs: a busy machine is late, and 0.5 s is not that
 
 
 async def test_what_cannot_be_is_not_kept(rig: Rig) -> None:
@@ -339,7 +341,7 @@ async def test_a_probe_that_its_node_would_refuse_is_refused_before_anything_is_
     rig: Rig, offers: pb.ProbeOffer, place: str, says: str
 ) -> None:
     node: Agent = await rig.agent("n1", offers=offers)
-    probe = "http: {url: 'http://10.0.0.7/', rate: 1, from: web}"
+    probe = "http: {url: 'http://10.0.0.7/', rate: 4, from: web}"
     async with rig.operator() as ann:
         with pytest.raises(InvalidInput) as refused:
             await ann.all("Experiment", asked(probe, "error_rate < 1%", "error_rate > 5%"))

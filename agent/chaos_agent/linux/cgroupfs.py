@@ -1,0 +1,34 @@
+"""Where the cgroup hierarchies are mounted, and which group of v2 is at a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def unified_id(path: str) -> int:
+    """Which cgroup v2 is at that path below the root: its inode. 0 when there is none."""
+    root = mounts().get("unified")
+    if root is None:
+        return 0
+    try:
+        return (root / path.lstrip("/")).stat().st_ino
+    except OSError:
+        return 0
+
+
+def mounts() -> dict[str, Path]:
+    """Where the v1 hierarchies are, by controller, and v2 as ``unified``."""
+    mounts: dict[str, Path] = {}
+    for line in lines(Path("/proc/self/mountinfo")):
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(maxsplit=2)
+        if kind in ("cgroup", "cgroup2"):
+            names = ["unified"] if kind == "cgroup2" else options.split(",")
+            for name in names:
+                mounts.setdefault(name, Path(fields.split()[4]))
+    return mounts
+
+
+def lines(path: Path) -> list[str]:
+    """Those of one of the kernel's small files."""
+    return path.read_text().splitlines()
