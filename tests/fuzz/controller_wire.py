@@ -53,7 +53,10 @@ def message(dice: Dice, made: Any, depth: int = 3) -> Any:
     for field in made.DESCRIPTOR.fields:
         if dice.one_in(4):
             continue
-        if field.is_repeated:
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            for _ in range(dice.randrange(3)):  # of texts, as all of ours are
+                getattr(made, field.name)[dice.wire_text()] = dice.wire_text()
+        elif field.is_repeated:
             many = getattr(made, field.name)
             for _ in range(dice.rarely(dice.randrange(3), 300, sides=40)):
                 if field.message_type and depth:

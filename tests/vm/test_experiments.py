@@ -190,9 +190,8 @@ def test_a_node_sees_that_a_service_is_gone_and_another_that_it_refuses(
 
 def test_a_link_that_is_frozen_ends_what_only_it_could_see(lookouts: Drill, tmp_path: Path) -> None:
     more = 'abort_when: ["seen.p99 > 900ms over 2s"]\ngrace: 2s'
-    going = begin(
-        lookouts, tmp_path, fault="cpu.stress", params="percent: 5%", length="60s", more=more
-    )
+    far = f"peers: {lookouts.ip('n3')}, delay: 20ms"
+    going = begin(lookouts, tmp_path, fault="network.latency", params=far, length="60s", more=more)
     kill = ["systemctl", "kill", "--signal"]
     try:
         going.reached("observe", 90)
