@@ -299,6 +299,7 @@ def works_beside(
             bites_by_port(net, family, address, in_force)
     node.grant("r-1")
     assert listing() == before
+    node.grant("r-1")
     assert counted(thing, sh) > was or not thing.count, "theirs does not count"
     node.grant("r-1")
     node.look()
