@@ -59,7 +59,10 @@ def message(dice: Dice, made: Any, depth: int = 3) -> Any:
         elif field.is_repeated:
             many = getattr(made, field.name)
             for _ in range(dice.rarely(dice.randrange(3), 300, sides=40)):
-                if field.message_type and depth:
+                if field.message_type and field.message_type.GetOptions().map_entry:
+                    key, value = field.message_type.fields
+                    many[_scalar(dice, key)] = _scalar(dice, value)
+                elif field.message_type and depth:
                     message(dice, many.add(), depth - 1)
                 elif not field.message_type:
                     many.append(_scalar(dice, field))

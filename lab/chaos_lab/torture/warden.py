@@ -43,6 +43,7 @@ _SESSION = b": chaos "  # in what PostgreSQL calls a process that serves the rol
 # The victim's cgroup as no fault has it.
 _AS_IT_WAS = {"cpu.max": "max 100000", "io.max": "", "memory.high": "max", "pids.max": TASKS_MAX}
 _ANSWER_S = 0.2
+_WORKER_S = 1.0  # a keeper that is held at a step has two until its watchdog strikes
 # A query for db.example.com, RFC 1035 section 4.
 _QUERY = bytes([0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + (
     b"\x02db\x07example\x03com\0" + bytes([0, 1, 0, 1])
@@ -89,8 +90,15 @@ def _parent(directory: Path) -> str:
 
 
 def strike(name: str, who: list[str], kernels: set[str]) -> list[int]:
-    """Send a signal to all processes of these roles; the pids that it reached."""
-    roles = ours(kernels)
+    """Send a signal to all processes of these roles; the pids that it reached.
+
+    A worker is waited for: systemd starts it, a little after the keeper has asked for it.
+    """
+    until = time.monotonic() + _WORKER_S
+    while not (roles := ours(kernels))["holder"] and "holder" in who:
+        if time.monotonic() > until:
+            break
+        time.sleep(_EVERY_S / 2)
     reached = []
     for role in who:
         for pid in roles[role]:
