@@ -246,6 +246,24 @@ def test_a_proxy_that_dies_ends_the_fault(
     assert unproxied(("GET", "/"))[0][0] == 200
 
 
+def test_a_proxy_that_is_stopped_while_it_starts_is_gone_with_its_fault(
+    node: Any, wait_for: Callable[..., None]
+) -> None:
+    """It has armed no timer yet, so that nobody but the keeper would end it."""
+    fault = node.apply("http.fault", port=PORT, status=503)
+    (pid,) = [pid for pid, name in children.find().items() if name.endswith("-w")]
+    os.kill(pid, signal.SIGSTOP)
+
+    def over() -> bool:
+        node.grant("r-1")
+        node.look()
+        return node.status(fault).state == "ended"
+
+    wait_for(over)  # not after the twelve seconds that a fault has to be wholly there
+    assert (node.status(fault).reason, node.status(fault).clean) == ("not_in_force", True)
+    assert pid not in children.find()
+
+
 def test_without_its_keeper_the_service_answers_again(
     node: Any, host: Host, unproxied: Any, wait_for: Callable[..., None]
 ) -> None:

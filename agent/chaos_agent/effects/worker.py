@@ -25,6 +25,8 @@ class WorkerOps:
             pid, missing = host.workers.look(effect.name)
         except Unsupported as error:
             raise NotInForce(error.what) from None
+        if not pid and any(map(children.stopped, children.named(effect.name))):
+            raise NotInForce(f"worker {effect.name} was stopped while it started")
         if pid and children.stopped(pid):
             missing = "it is stopped"
         return f"worker {effect.name}: {missing}" if missing else None

@@ -108,6 +108,11 @@ def find() -> dict[int, str]:
     return {pid: name for pid in pids if (name := holder_name(pid))}
 
 
+def named(name: str) -> list[int]:
+    """The pids of the holder or worker of that name."""
+    return [pid for pid, found in find().items() if found == name]
+
+
 def holder_name(pid: int) -> str | None:
     """The name of that holder or worker; empty for another process, None for one that ends
 

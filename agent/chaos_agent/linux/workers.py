@@ -115,16 +115,15 @@ class Workers:
         run = self._running.pop(name, None)
         if run is not None:
             run.line.close()
-        for pid, found in children.find().items():
-            if found == name:
-                children.kill(pid)
+        for pid in children.named(name):
+            children.kill(pid)
         if run is not None and run.child is not None:
             run.child.wait(1)
         self._systemd.dismiss(name)
 
     def left(self, name: str) -> str | None:
         """One line when something of the worker is still there."""
-        pids = [pid for pid, found in children.find().items() if found == name]
+        pids = children.named(name)
         if pids or self._systemd.serves(name):
             return f"worker {name} still runs" + (f" as {pids}" if pids else "")
         return None
