@@ -72,7 +72,7 @@ class HolderOps:
         with suppress(Unsupported):
             if effect.name in host.cgroups.names():
                 return f"cgroup {effect.name} is still there"
-        pids = [pid for pid, name in children.find().items() if name == effect.name]
+        pids = children.named(effect.name)
         return f"holder {effect.name} still runs as {pids}" if pids else None
 
     def _caps_differ(self, host: Host, effect: Holder) -> str | None:

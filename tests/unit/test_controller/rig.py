@@ -36,7 +36,7 @@ from chaos_proto.v1 import chaos_pb2_grpc as rpc
 TTL = Duration.parse("1050ms")
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 3.0) -> None:
+async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
     """Wait until it holds; fails the test when it does not in time."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110
