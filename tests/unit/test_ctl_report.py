@@ -94,7 +94,10 @@ def test_the_browser_gets_a_page_that_nobody_else_can_read(
         (["x-slow.json", "--to", "missing/out.md"], "missing/out.md: cannot write it"),
         (["x-slow.json", "--html", "--junit"], "one form at a time, not html and junit"),
         (["x-slow.json", "--junit", "--open"], "--open shows HTML"),
-        (["x-slow.json", "x-7k2qd.json", "--against", "x-7k2qd.json"], "--against and --history compare one run"),
+        (
+            ["x-slow.json", "x-7k2qd.json", "--against", "x-7k2qd.json"],
+            "--against and --history compare one run",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_message_and_2(
