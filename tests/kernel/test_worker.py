@@ -257,7 +257,7 @@ def test_a_proxy_that_is_stopped_while_it_starts_is_gone_with_its_fault(
     def over() -> bool:
         node.grant("r-1")
         node.look()
-        return node.status(fault).state == "ended"
+        return bool(node.status(fault).state == "ended")
 
     wait_for(over)  # not after the twelve seconds that a fault has to be wholly there
     assert (node.status(fault).reason, node.status(fault).clean) == ("not_in_force", True)
