@@ -367,7 +367,7 @@ def _head(
         hypothesis=loaded.scenario.hypothesis,
         tags=list(loaded.scenario.tags),
         scenario=printable(request.name, MAX_REASON),
-        environment=request.environment,
+        environment=loaded.environment,
         level=request.level,
         params=dict(loaded.params),
         actor=str(actor),

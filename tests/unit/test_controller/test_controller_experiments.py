@@ -23,6 +23,8 @@ targets:
 probes:
   shop: {http: {url: "${url}", rate: 40, timeout: 200ms}}
 params: {url: "http://127.0.0.1:1/", delay: 20ms}
+environments: {staging: {}}
+environment: staging
 baseline: 400ms
 steady_state: ["shop.p50 < 100ms over 300ms", "shop.error_rate < 50% over 300ms"]
 during: ["shop.error_rate < 50%"]
@@ -102,6 +104,8 @@ async def test_from_scenario_to_record(rig: Rig, shop: Shop) -> None:
     judged = {(check.phase, check.held) for check in record.checks}
     assert judged == {("baseline", "yes"), ("during", "yes"), ("recovery", "yes"), ("abort", "no")}
     assert record.recovery_us is not None
+    assert record.environment == "staging"
+    assert "error rate" in {row.name for row in record.slo}
     (applied,) = node.applied
     assert applied.run == f"{run}-1"
     assert [found.id for found in listed.runs] == [run]  # not its step
