@@ -40,7 +40,9 @@ class ConnectionsHold(Fault):
     """This node opens TCP connections to a service, here or elsewhere, and keeps them idle.
 
     One that the service closes is opened again. They count as in force when all of them
-    are open; a service that takes fewer ends the fault, with the number that it took.
+    are open; a service that takes fewer ends the fault, with the number that it took. Whose limit
+    counts only who has logged in, such as PostgreSQL's ``max_connections``, is not exhausted
+    by connections that say nothing: there ``postgres.lock`` keeps an application's pool busy.
     """
 
     kind = "connections.hold"
