@@ -222,8 +222,12 @@ def test_so_many_connections_in_a_period_and_no_more(
     assert set(found) == {"ok", seen}
     assert to.outcome(net.bystander[family]) == "ok"
     assert old.send(b"still there") == 11
-    node.grant("r-1")
-    wait_for(lambda: to.outcome(peer, patience=0.1) == "ok", 2.5)  # one a second comes back
+
+    def open_again() -> bool:
+        node.grant("r-1")
+        return bool(to.outcome(peer, patience=0.1) == "ok")
+
+    wait_for(open_again, 2.5)  # one a second comes back
     node.look()
     assert node.status(fault).state == "in_force", node.status(fault).detail
     gone(node, fault)
