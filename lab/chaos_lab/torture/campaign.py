@@ -35,18 +35,19 @@ def run(
     seed: int,
     drawn: int,
     only: str = "",
+    kinds: Sequence[Kind] = KINDS,
     say: Callable[[str], None],
     tell: Callable[[Result], None],
 ) -> Report:
     """Play a campaign on a fleet that is up and provisioned, with its nodes in profile lab.
 
-    ``say`` hears what is being done, ``tell`` each result as it comes. Raises
-    InvalidInput when ``only`` matches no case.
+    Cases are drawn of these ``kinds``. ``say`` hears what is being done, ``tell`` each result as
+    it comes. Raises InvalidInput when ``only`` matches no case.
     """
     started = time.monotonic()
     with under_torture(fleet, say) as nodes:
         say("one fault of each kind, to find the steps")
-        steps = discover(nodes)
+        steps = discover(nodes, kinds)
         say(", ".join(f"{kind}: {len(found)} steps" for kind, found in steps.items()))
         cases = chosen(tuple(draw(seed, drawn, steps)), only)
         if not cases:
@@ -77,10 +78,10 @@ def under_torture(fleet: Fleet, say: Callable[[str], None]) -> Iterator[tuple[No
         yield nodes
 
 
-def discover(nodes: Sequence[Node]) -> dict[str, tuple[Step, ...]]:
+def discover(nodes: Sequence[Node], kinds: Sequence[Kind]) -> dict[str, tuple[Step, ...]]:
     """The steps of one unharmed fault of each kind, in their order. The node is clean after it."""
-    found = dict(zip((kind.name for kind in KINDS), _spread(_record, KINDS, nodes), strict=True))
-    return {kind.name: found[kind.name] for kind in KINDS}
+    found = _spread(_record, kinds, nodes)
+    return {kind.name: steps for kind, steps in zip(kinds, found, strict=True)}
 
 
 def _record(kind: Kind, node: Node) -> tuple[Step, ...]:
