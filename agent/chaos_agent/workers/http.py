@@ -67,11 +67,16 @@ async def serve(arguments: dict[str, Any], tell: Callable[[str], object]) -> Non
     """Listen on ``port`` of all addresses, and proxy until killed."""
     harm = Harm(**arguments["harm"])
     turns = asyncio.Semaphore(_CONNECTIONS)
+    taken: set[asyncio.Task[None] | None] = set()  # asyncio's own hold on them is a weak one
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with turns:
-            with suppress(OSError, h11.ProtocolError):
-                await _Connection(reader, writer, harm).run()
+        taken.add(task := asyncio.current_task())
+        try:
+            async with turns:
+                with suppress(OSError, h11.ProtocolError):
+                    await _Connection(reader, writer, harm).run()
+        finally:
+            taken.discard(task)
             writer.close()
 
     servers = [

@@ -202,10 +202,12 @@ class Deck(Generic[Card]):
 
 
 def draw(seed: int, rounds: int, steps: Mapping[str, Sequence[Step]]) -> Iterator[Case]:
-    """The cases of a campaign. The same seed and steps (by kind) give the same cases."""
+    """The cases of a campaign, of the kinds whose ``steps`` these are. The same seed and steps give
+    the same cases."""
     rng = random.Random(seed)  # noqa: S311 - not for secrets
-    hits, kinds = Deck(rng, HITS), Deck(rng, KINDS)
-    moments = {kind.name: Deck(rng, _moments(kind, steps[kind.name])) for kind in KINDS}
+    played = [kind for kind in KINDS if kind.name in steps]
+    hits, kinds = Deck(rng, HITS), Deck(rng, played)
+    moments = {kind.name: Deck(rng, _moments(kind, steps[kind.name])) for kind in played}
     for number in range(1, rounds + 1):
         hit = hits.deal()
         kind = kinds.deal(lambda kind: hit.fits(kind.holder))  # noqa: B023
