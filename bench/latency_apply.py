@@ -26,6 +26,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from chaos_lab import uml
+from chaos_lab.layout import LabDir
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".lab" / "cache" / "bench"
 TCCONFIG = "tcconfig==0.30.1"
@@ -140,11 +143,9 @@ def in_guest(job: dict[str, Any], module: str = INSIDE) -> Iterator[dict[str, An
         init, program = exchange / "init", ROOT / "tests" / "kernel" / "guest.py"
         init.write_text(f"#!/bin/sh\nexec {sys.executable} -B {program}\n")
         init.chmod(0o700)
-        # It has one CPU. Kept on one of the host's it is four times as fast, and steady: to hand
-        # over to an idle CPU at every system call is what makes it slow.
         kernel = [
-            *("taskset", "-c", str(max(os.sched_getaffinity(0)))),
-            *("linux.uml", "mem=384M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/"),
+            *uml.command(LabDir.find(), max(os.sched_getaffinity(0))),
+            *("mem=384M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/"),
             *("ro", "con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={exchange}/"),
             *(f"init={init}", f"exchange={exchange}", f"cwd={ROOT}"),
         ]

@@ -19,15 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_core.errors import MissingPrerequisite
-from chaos_lab import guest
+from chaos_lab import guest, uml
 from chaos_lab.layout import LabDir
 from chaos_lab.process import run
 from chaos_lab.state import locked
 
 Progress = Callable[[str], None]
 
-UML_MODULES = Path("/usr/lib/uml/modules")
 DISK_SIZE = "2G"
 KEEP = 5
 """Images (and root file systems) kept in the cache, newest first."""
@@ -70,7 +68,7 @@ def build(lab: LabDir, say: Progress) -> Image:
 
 
 def _build(lab: LabDir, say: Progress) -> Image:
-    kernel = _kernel_version()
+    kernel = uml.version()
     rootfs = _rootfs(lab.cache, kernel, say)
     say("packaging chaosctl")
     deb = Path(run([sys.executable, str(lab.root / "packaging/build_deb.py")]).split()[-1])
@@ -85,13 +83,6 @@ def _build(lab: LabDir, say: Progress) -> Image:
     os.utime(directory)
     _prune(lab.cache)
     return Image(directory)
-
-
-def _kernel_version() -> str:
-    versions = sorted(p.name for p in UML_MODULES.glob("*")) if UML_MODULES.is_dir() else []
-    if not versions or shutil.which("linux.uml") is None:
-        raise MissingPrerequisite("user-mode-linux is not installed", hint="run tools/bootstrap.sh")
-    return versions[-1]
 
 
 def _rootfs(cache: Path, kernel: str, say: Progress) -> Path:
@@ -111,8 +102,8 @@ def _rootfs(cache: Path, kernel: str, say: Progress) -> Path:
         )
         modules = new / "usr/lib/modules" / kernel
         for tree in guest.MODULE_TREES:
-            shutil.copytree(UML_MODULES / kernel / "kernel" / tree, modules / "kernel" / tree)
-        for index in (UML_MODULES / kernel).glob("modules.*"):
+            shutil.copytree(uml.MODULES / kernel / "kernel" / tree, modules / "kernel" / tree)
+        for index in (uml.MODULES / kernel).glob("modules.*"):
             shutil.copy2(index, modules)
         run(["chroot", str(new), "depmod", kernel])
         for command in guest.SETUP:

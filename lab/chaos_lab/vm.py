@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from chaos_core.errors import LabError, MissingPrerequisite
+from chaos_lab import uml
 from chaos_lab.guest import READY
 from chaos_lab.image import Image
 from chaos_lab.layout import PREFIX_LEN, PREFIX_LEN6, LabDir, Seat
@@ -28,6 +29,7 @@ class VM:
         self.seat = seat
         self.directory = lab.vms / seat.name
         self.process = process
+        self._lab = lab
         self._sockets = lab.run / "uml"
         self._seen = 0
 
@@ -110,9 +112,7 @@ class VM:
         cpus = sorted(os.sched_getaffinity(0))
         machine_id = hashlib.sha256(f"chaos-lab {self.directory}".encode()).hexdigest()[:32]
         return [
-            # A kernel that the host moves between CPUs is four times slower than one it does not.
-            *("taskset", "-c", str(cpus[seat.number % len(cpus)])),
-            "linux.uml",
+            *uml.command(self._lab, cpus[seat.number % len(cpus)]),
             f"mem={seat.memory_mib}M",
             f"umid={seat.name}",
             f"uml_dir={self._sockets}/",

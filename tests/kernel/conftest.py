@@ -41,6 +41,8 @@ from chaos_agent.supervisor import Supervisor
 from chaos_core.envelope import PROFILES
 from chaos_core.log import Log
 from chaos_core.messages import Apply, FaultStatus, Grant
+from chaos_lab import uml
+from chaos_lab.layout import LabDir
 
 IN_GUEST = "CHAOS_GUEST" in os.environ
 SECOND = 1_000_000
@@ -60,7 +62,7 @@ _TOOLS = {
     "ipset": "ipset",
     "nft": "nftables",
     "mkfs.ext4": "e2fsprogs",
-    "linux.uml": "user-mode-linux",
+    uml.PROGRAM: "user-mode-linux",
     "psql": "postgresql",
     "redis-server": "redis-server",
     "memcached": "memcached",
@@ -103,9 +105,9 @@ class _Guest:
         init.chmod(0o700)
         self._kernel = subprocess.Popen(
             [
-                *("taskset", "-c", str(max(os.sched_getaffinity(0)))),  # four times faster
-                *("linux.uml", "mem=384M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/"),
-                *("ro", "con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={directory}/"),
+                *uml.command(LabDir.find(), max(os.sched_getaffinity(0))),
+                *("mem=384M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"),
+                *("con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={directory}/"),
                 *(f"init={init}", f"exchange={directory}", f"cwd={config.rootpath}"),
             ],
             stdin=subprocess.DEVNULL,

@@ -49,12 +49,17 @@ class Calls:
         return self._stack.enter_context(one)
 
     def open(self, peer: str, port: int = PORT, patience: float = 2) -> socket.socket:
-        """A new connection between this node and the peer's address ``peer``."""
-        client = self._kept(self._socket(there=self.way == "in"))
-        client.settimeout(patience)
-        if self.way == "in":
-            client.bind((peer, 0))
-        client.connect((peer if self.way == "out" else self.net.near[self.family], port))
+        """A new connection between this node and the peer's address ``peer``.
+
+        One that fails is given up: its SYNs are not sent again, and count no more.
+        """
+        with ExitStack() as attempt:
+            client = attempt.enter_context(self._socket(there=self.way == "in"))
+            client.settimeout(patience)
+            if self.way == "in":
+                client.bind((peer, 0))
+            client.connect((peer if self.way == "out" else self.net.near[self.family], port))
+            self._stack.push(attempt.pop_all())
         return client
 
     def outcome(self, peer: str, port: int = PORT, patience: float = 2) -> str:
