@@ -111,8 +111,8 @@ def result(number: int, hit: Hit, **values: Any) -> Result:
     return Result(Case(number, KINDS[0], hit, STEPS[0], 0.0), "n1", **values)
 
 
-def report(*results: Result) -> Report:
-    return Report(7, 300, results, {"network.latency": 5}, 60.0, "2026-11-20")
+def report(*results: Result, unplayed: int = 0) -> Report:
+    return Report(7, 300, results, {"network.latency": 5}, 60.0, "2026-11-20", unplayed)
 
 
 def test_a_report_groups_by_hit_and_counts_the_worst() -> None:
@@ -142,6 +142,14 @@ def test_a_failed_round_fails_the_campaign_and_says_how_to_play_it_alone() -> No
 
 def test_no_round_at_all_is_no_success() -> None:
     assert not report().passed
+
+
+def test_an_interrupted_campaign_is_no_success_and_says_what_it_has_not_played() -> None:
+    made = report(result(1, HITS[0]), unplayed=299)
+    assert not made.passed
+    assert "1 of 1 rounds held" in made.summary
+    assert "Interrupted: 299 were not played." in made.as_markdown()
+    assert json.loads(made.as_json())["unplayed"] == 299
 
 
 def test_a_report_is_written_for_machines_and_for_people(tmp_path: Path) -> None:

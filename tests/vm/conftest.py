@@ -49,10 +49,26 @@ def system(fleet: Fleet, request: pytest.FixtureRequest) -> Drill:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, Any]:
-    """A test that fails after its abort leaves a latch: those after it are not to fail for that."""
+    """A test that fails leaves what it did in the middle: those after it are not to fail for that.
+
+    They would: a latched controller or a quarantined node takes no fault, as it should.
+    """
     report = yield
     drill = item.session.stash.get(_OPERATOR, None)
     if call.excinfo is not None and drill is not None:
-        with suppress(LabError):
-            drill.resume()
+        _start_afresh(drill)
     return report
+
+
+def _start_afresh(drill: Drill) -> None:
+    """No run, no latch and no quarantine, as far as that can be."""
+    for step in (drill.abort, drill.resume):
+        with suppress(LabError):
+            step()
+    for name in drill.fleet.nodes:
+        with suppress(LabError):
+            if drill.node(name)["quarantine"]:
+                for words in (["systemctl", "reset-failed", "chs-*"], ["chaos-agent", "recover"]):
+                    drill.fleet.exec(name, words, check=False)
+                reason = f"the test failed: {drill.node(name)['quarantine'][0]}"
+                provision.operate(drill.fleet, ["node", "release", name, "--reason", reason])

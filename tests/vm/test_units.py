@@ -22,6 +22,13 @@ from chaos_lab.drill.measure import Answers, delayed
 HIT = delayed(250)
 KINDS = ["process.pause", "unit.stop"]
 BOUND_S = 5
+_STOPPED = """
+import socket
+from chaos_agent.linux.systemd import Systemd
+ours, theirs = socket.socketpair()
+argv = ["/bin/sh", "-c", "kill -STOP $$"]
+Systemd().serve("chs-00000000-w", argv, theirs.fileno(), within_us=2_000_000)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +150,13 @@ def test_a_worker_that_rewrites_packets_has_one_capability_and_no_user(app: Dril
     assert (int(held["CapEff"], 16), int(held["CapBnd"], 16)) == (1 << 12, 1 << 12)
     assert int(held["Uid"]) >= 61184, "DynamicUser= begins there"
     assert state(app) == before
+
+
+def test_a_worker_that_was_stopped_before_it_has_its_lease_is_killed_by_systemd(app: Drill) -> None:
+    before = state(app)
+    app.fleet.exec("n1", ["/opt/chaosctl/bin/python3", "-c", _STOPPED])
+    assert "chs-00000000-w.service loaded activating" in state(app)
+    app.wait_for(lambda: state(app) == before, "systemd to kill it", timeout=BOUND_S)
 
 
 def test_a_killed_keeper_recovers_and_no_timer_is_left(app: Drill) -> None:

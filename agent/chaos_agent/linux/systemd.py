@@ -269,16 +269,20 @@ class Systemd:
 
     # ── workers ───────────────────────────────────────────────────────────────────────────
 
-    def serve(self, name: str, argv: Sequence[str], line: int, capabilities: int = 0) -> None:
+    def serve(
+        self, name: str, argv: Sequence[str], line: int, within_us: int, capabilities: int = 0
+    ) -> None:
         """Start a service of ours whose stdin and stdout are the socket ``line``.
 
         It has no privileges but ``capabilities`` (a mask), no files and a user of its own, and is
-        gone when it ends. With a capability it has no network but netlink.
+        gone when it ends. With a capability it has no network but netlink. It says when it is
+        ready, that is, under a lease; until then systemd holds that, and kills it ``within_us``.
         """
         families = ["AF_NETLINK"] if capabilities else ["AF_INET", "AF_INET6"]
         properties = [
             ("Description", ("s", "Chaos agent: a worker")),
-            ("Type", ("s", "exec")),
+            ("Type", ("s", "notify")),
+            ("TimeoutStartUSec", ("t", max(1, within_us))),  # 0 would be for ever
             ("CollectMode", ("s", "inactive-or-failed")),
             ("ExecStart", ("a(sasb)", [(argv[0], list(argv), False)])),
             ("StandardInputFileDescriptor", ("h", line)),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chaos_agent.linux import children
+from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.systemd import RUNNING, Systemd
 from chaos_agent.services import Service
 from chaos_core.errors import Unsupported
@@ -63,7 +64,8 @@ class Workers:
         argv = [sys.executable, "-I", "-m", _MODULE, *map(str, words)]
         with theirs:
             if apart:
-                self._systemd.serve(name, argv, theirs.fileno(), _CAPABILITIES.get(program, 0))
+                mask, within = _CAPABILITIES.get(program, 0), expires_us - now_us()
+                self._systemd.serve(name, argv, theirs.fileno(), within, mask)
             else:
                 line = theirs.fileno()
                 run.child = subprocess.Popen(

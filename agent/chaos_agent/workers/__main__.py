@@ -23,6 +23,9 @@ def main() -> None:
         die_with(int(parent))
     told = _line()
     _thread.start_new_thread(_mind, (lease,))
+    from chaos_agent.notify import Notifier
+
+    Notifier.from_environment().ready()  # from here on it is the kernel that ends this process
     # On a slow machine these imports take longer than a lease: it is renewed meanwhile.
     import asyncio
     import importlib

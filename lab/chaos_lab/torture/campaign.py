@@ -42,7 +42,8 @@ def run(
     """Play a campaign on a fleet that is up and provisioned, with its nodes in profile lab.
 
     Cases are drawn of these ``kinds``. ``say`` hears what is being done, ``tell`` each result as
-    it comes. Raises InvalidInput when ``only`` matches no case.
+    it comes. Ctrl-C lets the rounds that are under way end, and the report is of those that were
+    played. Raises InvalidInput when ``only`` matches no case.
     """
     started = time.monotonic()
     with under_torture(fleet, say) as nodes:
@@ -52,11 +53,19 @@ def run(
         cases = chosen(tuple(draw(seed, drawn, steps)), only)
         if not cases:
             raise InvalidInput(f"no case matches {only!r}", where="--only")
-        results = play(cases, nodes, tell)
+        results: list[Result] = []
+
+        def played(result: Result) -> None:
+            results.append(result)
+            tell(result)
+
+        with suppress(KeyboardInterrupt):
+            play(cases, nodes, played)
     return Report(
         seed=seed,
         drawn=drawn,
         results=tuple(sorted(results, key=lambda result: result.case.number)),
+        unplayed=len(cases) - len(results),
         steps={kind: len(found) for kind, found in steps.items()},
         seconds=time.monotonic() - started,
         date=time.strftime("%Y-%m-%d"),
@@ -110,28 +119,23 @@ def _recorded(kind: Kind, node: Node) -> tuple[Step, ...]:
     return kept
 
 
-def play(
-    cases: Sequence[Case], nodes: Sequence[Node], tell: Callable[[Result], None]
-) -> list[Result]:
+def play(cases: Sequence[Case], nodes: Sequence[Node], tell: Callable[[Result], None]) -> None:
     """Play the cases, a node each; those that hit the controller hit all, so one at a time.
 
     Those in which systemd looks away come together: to turn its head takes it seconds.
     """
     lock = threading.Lock()
 
-    def one(case: Case, node: Node) -> Result:
+    def one(case: Case, node: Node) -> None:
         result = rounds.play(case, node)
         with lock:
             tell(result)
-        return result
 
     apart = [case for case in cases if case.hit.target == CONTROLLER]
     abreast = [case for case in cases if case.hit.target != CONTROLLER]
-    results = _spread(one, sorted(abreast, key=lambda case: case.hit.alone), nodes)
-    return [
-        *results,
-        *(one(case, node) for case, node in zip(apart, itertools.cycle(nodes), strict=False)),
-    ]
+    _spread(one, sorted(abreast, key=lambda case: case.hit.alone), nodes)
+    for case, node in zip(apart, itertools.cycle(nodes), strict=False):
+        one(case, node)
 
 
 def _spread(
@@ -149,5 +153,8 @@ def _spread(
         finally:
             free.put(node)
 
-    with ThreadPoolExecutor(len(nodes)) as pool:
+    pool = ThreadPoolExecutor(len(nodes))
+    try:
         return list(pool.map(one, items))
+    finally:
+        pool.shutdown(cancel_futures=True)

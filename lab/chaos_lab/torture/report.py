@@ -57,7 +57,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All rounds of a campaign. ``steps`` counts the steps that the kinds' faults have."""
+    """All rounds of a campaign. ``steps`` counts the steps that the kinds' faults have.
+
+    ``unplayed`` are the cases to which it did not come before it was interrupted.
+    """
 
     seed: int
     drawn: int
@@ -65,10 +68,12 @@ class Report:
     steps: dict[str, int]
     seconds: float
     date: str
+    unplayed: int = 0
 
     @property
     def passed(self) -> bool:
-        return bool(self.results) and all(result.passed for result in self.results)
+        played = bool(self.results) and not self.unplayed
+        return played and all(result.passed for result in self.results)
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -99,6 +104,7 @@ class Report:
             f"{total.rounds - total.failed} of {total.rounds} rounds held, worst time to gone"
             f" {worst}, {total.residue} residues, {hit} of {sum(self.steps.values())} steps hit,"
             f" in {self.seconds:.0f} s (seed {self.seed})."
+            + (f" Interrupted: {self.unplayed} were not played." if self.unplayed else "")
         )
 
     def rerun(self, result: Result) -> str:
@@ -113,6 +119,7 @@ class Report:
                 "date": self.date,
                 "seed": self.seed,
                 "seconds": round(self.seconds, 1),
+                "unplayed": self.unplayed,
                 "steps": self.steps,
                 "groups": list(map(asdict, self.groups)),
                 "kinds": list(map(asdict, self.kinds)),
