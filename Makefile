@@ -1,6 +1,7 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-here test-services test-kernel test-vm check proto deb bench catalogue \
+.PHONY: help setup drill torture test test-unit test-controller test-here test-services test-kernel test-vm \
+	check proto deb bench catalogue \
 	library sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
@@ -20,7 +21,7 @@ torture: setup ## kill everything at every step of every fault, 300 times
 	@$(BIN)/chaosctl lab torture
 
 # VMs mostly wait for leases, so the tests on this machine run beside them.
-test: test-unit ## all tests
+test: test-unit test-controller ## all tests
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-here test-vm
 
 test-here: setup
@@ -28,6 +29,10 @@ test-here: setup
 
 test-unit: setup ## pure tests
 	@$(BIN)/pytest -q -n 2 tests/unit
+
+# They mostly wait, for leases of a second.
+test-controller: setup ## a real controller and its clients in one process; samples of sim and fuzz
+	@$(BIN)/pytest -q -n 4 tests/controller tests/sim tests/fuzz
 
 test-services: setup ## probes beside real services, private instances on loopback
 	@$(BIN)/pytest -q tests/services

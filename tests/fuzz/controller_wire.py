@@ -25,7 +25,7 @@ from grpc import aio
 from tests.fuzz.dice import Dice, dumped
 from tests.fuzz.harness import Check, Target
 from tests.fuzz.honest import HonestAgent, list_nodes
-from tests.unit.test_controller.rig import Rig
+from tests.controller.rig import Rig
 
 from chaos_core import envelope
 from chaos_core.errors import ChaosError

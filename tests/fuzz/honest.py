@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from tests.unit.test_controller.rig import Agent, Rig
+from tests.controller.rig import Agent, Rig
 
 from chaos_controller import clock
 from chaos_proto.v1 import chaos_pb2 as pb
