@@ -22,10 +22,10 @@ import grpc
 import psutil
 from google.protobuf.descriptor import FieldDescriptor
 from grpc import aio
+from tests.controller.rig import Rig
 from tests.fuzz.dice import Dice, dumped
 from tests.fuzz.harness import Check, Target
 from tests.fuzz.honest import HonestAgent, list_nodes
-from tests.controller.rig import Rig
 
 from chaos_core import envelope
 from chaos_core.errors import ChaosError

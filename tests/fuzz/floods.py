@@ -14,8 +14,8 @@ from typing import Any
 
 import grpc
 from grpc import aio
-from tests.fuzz.controller_wire import PART_OF_THE_GAME, Stage
 from tests.controller.rig import Agent, Rig
+from tests.fuzz.controller_wire import PART_OF_THE_GAME, Stage
 
 from chaos_proto.credentials import Credentials
 from chaos_proto.v1 import chaos_pb2 as pb

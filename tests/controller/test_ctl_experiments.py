@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.unit.simulated_runs import simulated
 
 from chaos_core.errors import Exit
 from chaosctl.main import main
 
-from .simulated_runs import simulated
 from .test_ctl_online import Capture, Scripted, controller, identity, story
 
 __all__ = ["controller", "identity"]
