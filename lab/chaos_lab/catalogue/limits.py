@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Self
 
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
@@ -30,7 +31,14 @@ while True:
 """
 _UNIT = "[Service]\nExecStart=/usr/bin/python3 /etc/busy.py\n"
 _CLOCK = "import time; print(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))"
+_TURNS = """
+import time
+for _ in range(120):
+    print(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+    time.sleep(0.05)
+"""
 _OVER_S = 4.0
+_STILL_S = 3.0
 _PATIENCE_S = 10.0
 
 
@@ -117,6 +125,25 @@ class Clock(Watched):
         return f"{moved:+} s", abs(moved - 600) <= 1
 
 
+class Strobe(Clock):
+    """The same, where it is right again and again."""
+
+    def during(self) -> tuple[str, bool]:
+        said = self.sh("python3", "-c", _TURNS).split()
+        moved = [round(float(line)) - int(self.before) for line in said]
+        jumps = sum(abs(one - other) > 1 for one, other in pairwise(moved))
+        away = max(moved)
+        return f"{away:+} s and back, {jumps} jumps in 6 s", abs(away - 600) <= 1 and jumps >= 4
+
+    def gone_after(self, since: float) -> float:
+        """Seconds until it was last seen away, for longer than it is ever right."""
+        away = since
+        while (now := time.monotonic()) < away + _STILL_S and away < since + _PATIENCE_S:
+            if self.settled() != self.before:
+                away = now
+        return away - since
+
+
 class Cache(Watched):
     """MiB of files in memory."""
 
@@ -176,5 +203,8 @@ MEASURES = (
         partial(Limit, file="pids.max", look=_refused, least=1, most=11, unit="a second"),
     ),
     Measure("clock.skew", "offset=+10m", "600 ± 1 s", Clock),
+    Measure(
+        "clock.skew", "offset=+10m strobe=1s", "+600 ± 1 s and back, 4 jumps or more in 6 s", Strobe
+    ),
     Measure("cache.flush", "what=pagecache", "fewer files in memory", Cache, lasts=False),
 )

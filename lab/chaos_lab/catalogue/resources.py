@@ -57,15 +57,19 @@ while True:
     room = os.statvfs("/")
     disk = next(line.split() for line in open("/proc/diskstats") if " ubda " in line)
     files = open("/proc/sys/fs/file-nr").read().split()[0]
-    print("count", room.f_bfree * room.f_frsize, 512 * int(disk[9]), files)
+    pages = next(line.split()[1] for line in open("/proc/vmstat") if line.startswith("pgfault"))
+    print("count", room.f_bfree * room.f_frsize, 512 * int(disk[9]), files, 4096 * int(pages))
     time.sleep(0.25)
 """
 _MIB = 2**20
 _GONE_S, _PATIENCE_S = 15.0, 10.0
 
 
+What = Literal["disk", "rate", "files", "churn"]
+
+
 class _Counts(Stream):
-    """Four times a second: bytes free on the disk, bytes written to it, open files."""
+    """Four times a second: bytes free on the disk, written to it, open files, bytes touched."""
 
     def __init__(self, drill: Drill) -> None:
         self.seen: list[tuple[float, tuple[int, ...]]] = []
@@ -78,11 +82,10 @@ class _Counts(Stream):
 
 
 class Counted(Probe):
-    """MiB of the disk that are gone, MiB a second written to it, or open files."""
+    """MiB of the disk that are gone, MiB a second written to it, open files, or MiB a second of
+    memory that was touched for the first time."""
 
-    def __init__(
-        self, drill: Drill, what: Literal["disk", "rate", "files"], asked: float, within: float
-    ) -> None:
+    def __init__(self, drill: Drill, what: What, asked: float, within: float) -> None:
         self._what, self._asked, self._within = what, asked, within
         self._counts = _Counts(drill)
         self._before = 0.0
@@ -101,7 +104,7 @@ class Counted(Probe):
     def during(self) -> tuple[str, bool]:
         time.sleep(1)
         taken = self._over(10)
-        unit = {"disk": "MiB", "rate": "MiB a second", "files": "files"}[self._what]
+        unit = {"disk": "MiB", "files": "files"}.get(self._what, "MiB a second")
         return f"{taken:.1f} {unit}", abs(taken - self._asked) <= self._within
 
     def gone_after(self, since: float) -> float:
@@ -119,12 +122,15 @@ class Counted(Probe):
                 raise LabError("the VM's /proc could not be sampled")
             time.sleep(0.05)
         window = self._window(since)
-        free, written, files = zip(*(counts for _, counts in window), strict=True)
+        free, written, files, touched = zip(*(counts for _, counts in window), strict=True)
+        seconds = window[-1][0] - window[0][0]
         match self._what:
             case "disk":
                 found = -statistics.median(free) / _MIB
             case "rate":
-                found = (written[-1] - written[0]) / _MIB / (window[-1][0] - window[0][0])
+                found = (written[-1] - written[0]) / _MIB / seconds
+            case "churn":
+                found = (touched[-1] - touched[0]) / _MIB / seconds
             case "files":
                 found = statistics.median(files)
         return float(found) - self._before
@@ -145,6 +151,18 @@ MEASURES = (
         "percent=20%",
         "20 ± 1 points of MemTotal",
         partial(Taken, what="memory", points=20, within=1),
+    ),
+    Measure(
+        "memory.stress",
+        "percent=20% mode=pagecache",
+        "20 ± 1 points of MemTotal",
+        partial(Taken, what="memory", points=20, within=1),
+    ),
+    Measure(
+        "gc.pressure",
+        "churn=16MiB cpu=30%",
+        "16 ± 2 MiB a second touched, by /proc/vmstat",
+        partial(Counted, what="churn", asked=16, within=2),
     ),
     Measure(
         "memory.leak",
