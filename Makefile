@@ -41,7 +41,7 @@ test-kernel: setup ## tests on this machine's kernel, in network namespaces
 	@$(BIN)/pytest -q tests/kernel
 
 test-vm: setup ## tests on a fleet of VMs
-	@$(BIN)/pytest -q --durations=10 tests/vm
+	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=10 tests/vm
 
 check: setup ## format, lint, strict types, import directions, generated code
 	@$(BIN)/ruff format --check --quiet .

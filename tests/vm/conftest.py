@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -10,6 +11,7 @@ import pytest
 
 from chaos_core.errors import LabError, MissingPrerequisite
 from chaos_lab import provision
+from chaos_lab.catalogue import services
 from chaos_lab.drill.context import Drill
 from chaos_lab.fleet import Fleet
 from chaos_lab.layout import LabDir
@@ -25,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def fleet() -> Iterator[Fleet]:
     """A controller and three nodes with chaosctl installed and nothing of it enabled."""
-    fleet = Fleet(LabDir.find().beside("test"))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")  # each has a fleet of its own
+    fleet = Fleet(LabDir.find().beside(f"test{worker}"))
     try:
         fleet.up(nodes=3)
     except MissingPrerequisite as missing:
@@ -43,6 +46,14 @@ def system(fleet: Fleet, request: pytest.FixtureRequest) -> Drill:
     provision.provision(fleet, profile="staging", say=print)
     drill = request.session.stash[_OPERATOR] = Drill(fleet, print)
     return drill
+
+
+@pytest.fixture(scope="module")
+def app(system: Drill) -> Iterator[Drill]:
+    """``app.service``, also called ``front.service``, answers on n1."""
+    services.give(system)
+    yield system
+    services.take(system)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,7 +11,7 @@ import pytest
 from chaos_core.errors import Exit
 from chaos_experiment.record import Record, Span
 from chaos_lab import provision
-from chaos_lab.catalogue.services import PORT, give
+from chaos_lab.catalogue.services import PORT
 from chaos_lab.drill.context import Drill, Injection
 
 SCENARIO = """
@@ -46,13 +46,6 @@ recovery: {{within: 30s, stable: 2s}}
 timeline:
   - {{for: {length}, fault: {fault}, on: app, with: {{{params}}}}}
 """
-
-
-@pytest.fixture(scope="module")
-def app(system: Drill) -> Drill:
-    """A web server on n1."""
-    give(system)
-    return system
 
 
 def run(app: Drill, tmp_path: Path, **changes: str) -> tuple[int, Injection, Record]:

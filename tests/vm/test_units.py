@@ -14,7 +14,7 @@ import pytest
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
-from chaos_lab.catalogue.services import PORT, give
+from chaos_lab.catalogue.services import PORT
 from chaos_lab.drill import units
 from chaos_lab.drill.context import Drill
 from chaos_lab.drill.measure import Answers, delayed
@@ -29,14 +29,6 @@ ours, theirs = socket.socketpair()
 argv = ["/bin/sh", "-c", "kill -STOP $$"]
 Systemd().serve("chs-00000000-w", argv, theirs.fileno(), within_us=2_000_000)
 """
-
-
-@pytest.fixture(scope="module")
-def app(system: Drill) -> Iterator[Drill]:
-    """``app.service``, also called ``front.service``, answers on n1."""
-    give(system)
-    yield system
-    system.fleet.exec("n1", ["systemctl", "disable", "--now", "app"])
 
 
 def answers(app: Drill) -> Answers:

@@ -34,6 +34,13 @@ def give(drill: Drill) -> None:
     drill.fleet.exec(NODE, ["systemctl", "enable", "--now", "app"])
 
 
+def take(drill: Drill) -> None:
+    """Take it away again."""
+    drill.fleet.exec(NODE, ["systemctl", "disable", "--now", "app"])
+    drill.fleet.exec(NODE, ["rm", "/etc/systemd/system/app.service"])
+    drill.fleet.exec(NODE, ["systemctl", "daemon-reload"])
+
+
 class Service(Probe):
     """Whether ``app.service`` answers a peer."""
 
