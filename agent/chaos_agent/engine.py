@@ -83,6 +83,8 @@ class Engine:
     """Applies, verifies, renews and reverts, on one host with one journal.
 
     ``clock`` is CLOCK_BOOTTIME in µs; ``view`` reads afresh what a fault must know of this node.
+    ``step`` is called before each effect that is applied, read back or reverted: on a starved
+    node all of a fault can take longer than a watchdog waits, and none of it hangs.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Engine:
         self.journal = journal
         self.view = view
         self.clock = clock
+        self.step: Callable[[], None] = lambda: None
         self.standing: dict[str, Standing] = {}
 
     def start(self, run: str, fault: Fault, lease: Lease) -> Standing:
@@ -160,6 +163,7 @@ class Engine:
             ):
                 return
             standing.begun += 1
+            self.step()
             ops(effect).apply(self.host, effect, standing.hold_until, standing.hold_at_most)
         if standing.applied is None:
             self.turn(standing, standing.hold_until)
@@ -172,9 +176,11 @@ class Engine:
         """
         if standing.applied is None:
             self._go_on(standing)
-        wrong = [
-            text for effect in standing.effects if (text := ops(effect).verify(self.host, effect))
-        ]
+        wrong = []
+        for effect in standing.effects:
+            self.step()
+            if text := ops(effect).verify(self.host, effect):
+                wrong.append(text)
         if not wrong:
             standing.counts, lost = detour.look(self.host, standing.effects, standing.counts)
             wrong += [lost] if lost else []
@@ -234,7 +240,7 @@ class Engine:
         standing = self.standing[fault_id]
         standing.state = "reverting"
         meanwhile = self._look(standing)
-        difference = revert_all(self.host, standing.effects)
+        difference = revert_all(self.host, standing.effects, self.step)
         if next_boots(self.host, standing.effects):  # which finds the intent open, and closes it
             del self.standing[fault_id]
             told = "the machine is going down: the next boot ends it"

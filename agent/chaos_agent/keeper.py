@@ -4,8 +4,9 @@ It listens on ``keeper.sock`` for a single link, which it trusts with nothing: a
 link can fail to renew, or ask for what the envelope allows. It imports no
 network library; what reaches it are a few typed JSON messages.
 
-The loop never blocks for longer than a read-back takes, feeds systemd's
-watchdog, and ends every fault when it is told to stop.
+The loop never blocks for longer than a fault takes to be applied or reverted. It feeds
+systemd's watchdog, also between the effects of a fault, and ends every fault when it is told
+to stop.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class Keeper:
         self.clock = clock
         self.log = log
         self.notify = Notifier.from_environment()
+        supervisor.engine.step = self.notify.alive
         self.stopping = ""
         self._link: socket.socket | None = None
         self._selector = selectors.DefaultSelector()

@@ -10,9 +10,17 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from tests.fuzz.pretend import Quiet, supervisor
+
+from chaos_agent.keeper import Keeper
+from chaos_agent.notify import Notifier
+from chaos_core.envelope import PROFILES
+from chaos_core.messages import Apply
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "systemd"
@@ -101,6 +109,7 @@ def tick(now):
 straw = SimpleNamespace(
     config=SimpleNamespace(envelope=SimpleNamespace(profile="lab")),
     tick=tick, next_wakeup=lambda: None, end_all=lambda *_: None, changed=False,
+    engine=SimpleNamespace(),
 )
 clock = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 Keeper(straw, None, Listener(place / "keeper.sock"), clock, Log.to_stderr("test")).run()
@@ -139,3 +148,32 @@ def test_a_keeper_whose_lease_loop_hangs_does_not_feed_the_watchdog(tmp_path: Pa
         keeper.kill()
         keeper.wait()
         systemd.close()
+
+
+def test_each_effect_of_a_fault_feeds_the_watchdog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a starved node a whole fault can take longer than two seconds."""
+    told: list[str] = []
+    monkeypatch.setattr(Notifier, "alive", lambda _: told.append("alive"))
+    with supervisor(PROFILES["lab"], tmp_path) as (node, kernel):
+        for verb in ("apply", "verify", "revert"):
+            work = getattr(kernel, verb)
+            monkeypatch.setattr(
+                kernel, verb, lambda *a, verb=verb, work=work: (told.append(verb), work(*a))[1]
+            )
+        Keeper(node, Mock(), Mock(), kernel.clock, Quiet())
+        request = Apply(
+            epoch=1,
+            seq=node.heartbeat(kernel.now).seq,
+            ttl_us=3_000_000,
+            run="r",
+            fault="00000001",
+            kind="unit.stop",
+            params='{"unit": "app"}',
+            duration_us=10_000_000,
+        )
+        node.obey(request, kernel.now)
+        node.end_all("shutdown", kernel.now)
+    assert {"apply", "verify", "revert"} < set(told)
+    assert all(before == "alive" for before, verb in pairwise(told) if verb != "alive")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
@@ -82,14 +82,17 @@ def next_boots(host: Host, effects: Sequence[Effect]) -> bool:
     return held and host.systemd.going_down()
 
 
-def revert_all(host: Host, effects: Sequence[Effect]) -> list[str]:
+def revert_all(
+    host: Host, effects: Sequence[Effect], step: Callable[[], None] = lambda: None
+) -> list[str]:
     """Revert them in the opposite order and prove their absence; what is left, a line each.
 
     Whatever fails, the rest is still reverted. But a timer is disarmed only when what it
-    would undo has been seen to be gone.
+    would undo has been seen to be gone. ``step`` is called before each.
     """
     left: list[str] = []
     for effect in reversed(effects):
+        step()
         if left and isinstance(effect, UndoTimer):
             continue
         try:
