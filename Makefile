@@ -40,8 +40,8 @@ test-services: setup ## probes beside real services, private instances on loopba
 test-kernel: setup ## tests on this machine's kernel, in network namespaces
 	@$(BIN)/pytest -q tests/kernel
 
-test-vm: setup ## tests on a fleet of VMs
-	@$(BIN)/pytest -q -n 2 --dist loadfile --durations=10 tests/vm
+test-vm: setup ## tests on VMs, two fleets of them
+	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests/vm
 
 check: setup ## format, lint, strict types, import directions, generated code
 	@$(BIN)/ruff format --check --quiet .

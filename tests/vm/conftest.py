@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -20,8 +21,18 @@ _OPERATOR: Final = pytest.StashKey[Drill]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The lab's own tests come first: they want a fleet on which nothing is enabled yet."""
-    items.sort(key=lambda item: item.path.name != "test_lab.py")
+    """The lab's own tests come first: they want a fleet on which nothing is enabled yet.
+
+    Then what takes longest, so that both fleets are done at the same time.
+    """
+    tests = Counter(item.path.name for item in items)
+    items.sort(
+        key=lambda item: (
+            item.path.name != "test_lab.py",
+            item.path.name != "test_torture.py",
+            -tests[item.path.name],
+        )
+    )
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.vm.bounds import BOUND_S
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
 from chaos_lab.drill import units
 from chaos_lab.drill.context import Drill
 
-BOUND_S = 5
 NEAR_S = 0.5
 # In the place of chrony, which the lab has not: it must be down while the clock is wrong.
 _DAEMON = "[Service]\nExecStart=/bin/sleep infinity\n"

@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from tests.vm.bounds import BOUND_S
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
 from chaos_lab.drill import units
 from chaos_lab.drill.context import Drill
 
-BOUND_S = 5
 PLACE = "/var/tmp/hooked"
 MARK = "mark $HOME %n;x"  # no word of a hook is anything but itself
 _TOML = f"""

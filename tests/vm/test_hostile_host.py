@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+from tests.vm.bounds import BOUND_S
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
@@ -23,7 +24,6 @@ from chaos_lab.layout import CONTROLLER, HOST_IP
 
 NODE = "n2"
 HIT = delayed(100)
-BOUND_S = 5
 HOUR = 3600
 CROWD = ",".join(f"{HOST_IP.rpartition('.')[0]}.{n}" for n in range(100, 228, 2))  # 64, apart
 LATENCY = ("network.latency", f"peers={HOST_IP}", "delay=200ms")

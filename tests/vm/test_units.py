@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from tests.vm.bounds import BOUND_S
 
 from chaos_core.errors import Exit
 from chaos_lab import provision
@@ -21,12 +22,11 @@ from chaos_lab.drill.measure import Answers, delayed
 
 HIT = delayed(250)
 KINDS = ["process.pause", "unit.stop"]
-BOUND_S = 5
 _STOPPED = """
 import socket
 from chaos_agent.linux.systemd import Systemd
 ours, theirs = socket.socketpair()
-argv = ["/bin/sh", "-c", "kill -STOP $$"]
+argv = ["/usr/bin/python3", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"]
 Systemd().serve("chs-00000000-w", argv, theirs.fileno(), within_us=2_000_000)
 """
 
