@@ -10,8 +10,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -150,6 +153,11 @@ def test_a_keeper_whose_lease_loop_hangs_does_not_feed_the_watchdog(tmp_path: Pa
         systemd.close()
 
 
+def _tell(told: list[str], verb: str, work: Callable[..., Any], *words: Any) -> Any:
+    told.append(verb)
+    return work(*words)
+
+
 def test_each_effect_of_a_fault_feeds_the_watchdog(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,10 +166,7 @@ def test_each_effect_of_a_fault_feeds_the_watchdog(
     monkeypatch.setattr(Notifier, "alive", lambda _: told.append("alive"))
     with supervisor(PROFILES["lab"], tmp_path) as (node, kernel):
         for verb in ("apply", "verify", "revert"):
-            work = getattr(kernel, verb)
-            monkeypatch.setattr(
-                kernel, verb, lambda *a, verb=verb, work=work: (told.append(verb), work(*a))[1]
-            )
+            monkeypatch.setattr(kernel, verb, partial(_tell, told, verb, getattr(kernel, verb)))
         Keeper(node, Mock(), Mock(), kernel.clock, Quiet())
         request = Apply(
             epoch=1,
