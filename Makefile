@@ -32,7 +32,7 @@ test-unit: setup ## pure tests
 
 # They mostly wait, for leases of a second.
 test-controller: setup ## a real controller and its clients in one process; samples of sim and fuzz
-	@$(BIN)/pytest -q -n 4 tests/controller tests/sim tests/fuzz
+	@$(BIN)/pytest -q -n 2 tests/controller tests/sim tests/fuzz
 
 test-services: setup ## probes beside real services, private instances on loopback
 	@$(BIN)/pytest -q tests/services
