@@ -241,15 +241,15 @@ class Engine:
         standing.state = "reverting"
         meanwhile = self._look(standing)
         difference = revert_all(self.host, standing.effects, self.step)
-        if next_boots(self.host, standing.effects):  # which finds the intent open, and closes it
-            del self.standing[fault_id]
-            told = "the machine is going down: the next boot ends it"
-            return Outcome((), told, self.clock(), left_open=True)
+        if next_boots(self.host, standing.effects):
+            return self._left_open(standing)
         after = self._look(standing)
         if isinstance(after, str):
             difference.append(after)
         else:
             difference += self._our_doing(standing, meanwhile, after)
+        if difference and self.host.systemd.going_down():  # others' things go with their services
+            return self._left_open(standing)
         told = _told(standing, meanwhile)
         ended_at = self.clock()
         unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
@@ -257,6 +257,12 @@ class Engine:
             difference.append(unkept)
         del self.standing[fault_id]
         return Outcome(tuple(difference), told, ended_at)
+
+    def _left_open(self, standing: Standing) -> Outcome:
+        """The next boot finds the intent open and closes it: of what a kernel held, nothing is left."""
+        del self.standing[standing.id]
+        told = "the machine is going down: the next boot ends it"
+        return Outcome((), told, self.clock(), left_open=True)
 
     def residue(self) -> list[str]:
         """Everything on this node that carries our tag, a line each."""

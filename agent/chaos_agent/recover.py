@@ -92,10 +92,15 @@ def _sweep(host: Host, report: Report) -> None:
 
 
 def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report, log: Log) -> None:
-    """Compare a reverted fault with its snapshot and journal that it is over."""
+    """Compare a reverted fault with its snapshot and journal that it is over.
+
+    While the machine goes down others' things go as well, and the next boot closes it.
+    """
     rebooted = intent.boot != boot_id()
     reason = "reboot" if rebooted else "recover"
     difference = [] if rebooted else _compare(host, intent)
+    if difference and host.systemd.going_down():
+        return
     unkept = journal.done(at, fault=intent.fault, reason=reason, difference=difference)
     report.faults.append(f"{intent.fault} ({intent.kind}): {reason}")
     report.difference += [f"fault {intent.fault}: {line}" for line in difference]

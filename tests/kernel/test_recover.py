@@ -15,6 +15,7 @@ from chaos_agent.engine import Engine
 from chaos_agent.journal import Journal
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.systemd import Systemd
 from chaos_agent.offers import node_view
 from chaos_agent.recover import recover
 from chaos_core.faults import parse
@@ -152,3 +153,16 @@ def test_without_a_state_directory_the_sweep_runs_all_the_same(
     report = recovered(blocked)
     assert users.listing() == before
     assert str(blocked) in report.difference[0]
+
+
+def test_what_goes_while_the_machine_goes_down_is_left_to_the_next_boot(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that stops takes its link along, and nobody is to be quarantined for that."""
+    partition(host, tmp_path)
+    monkeypatch.setattr("chaos_agent.recover._compare", lambda *_: ["links: - near veth up"])
+    monkeypatch.setattr(Systemd, "going_down", lambda _: True)
+    assert recovered(tmp_path).difference == []
+    assert [intent.fault for intent in Journal(tmp_path).open_intents()] == [FAULT]
+    monkeypatch.setattr(Systemd, "going_down", lambda _: False)
+    assert recovered(tmp_path).difference == [f"fault {FAULT}: links: - near veth up"]

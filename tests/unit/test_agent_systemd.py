@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fuzz.pretend import supervisor
 
 from chaos_agent import effects
 from chaos_agent.effects import revert_all
@@ -13,7 +14,11 @@ from chaos_agent.linux import systemd
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import Systemd
 from chaos_core.effects import Effect, UndoTimer, Unit, to_text
+from chaos_core.envelope import PROFILES
 from chaos_core.errors import Unsupported
+from chaos_core.faults import parse
+from chaos_core.lease import Lease
+from chaos_core.units import SECOND
 
 
 @pytest.fixture
@@ -81,3 +86,20 @@ def test_a_timer_is_disarmed_only_when_what_it_undoes_was_seen_to_be_gone(
         assert done == ["revert Unit", "absent Unit", "revert UndoTimer", "absent UndoTimer"]
     else:
         assert not any("UndoTimer" in one for one in done)
+
+
+@pytest.mark.parametrize("going_down", [True, False])
+def test_what_goes_while_the_machine_goes_down_quarantines_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, going_down: bool
+) -> None:
+    """A service took its link along as the fault on it was reverted; the next boot has it again."""
+    monkeypatch.setattr(Systemd, "going_down", lambda _: going_down)
+    with supervisor(PROFILES["lab"], tmp_path) as (node, kernel):
+        fault = parse("network.latency", {"peers": ["10.0.0.9"], "delay": "50ms"})
+        lease = Lease("00000001", "r", 1, kernel.now, kernel.now + 3 * SECOND, kernel.now + SECOND)
+        node.engine.start("r", fault, lease)
+        monkeypatch.setattr(kernel, "absent", lambda *_: "links: - near veth up")
+        outcome = node.engine.end("00000001", "duration")
+        assert outcome.left_open == going_down
+        assert bool(outcome.difference) == (not going_down)
+        assert not node.engine.standing
