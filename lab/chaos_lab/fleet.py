@@ -156,8 +156,13 @@ class Fleet:
         check: bool = True,
     ) -> Result:
         """Run a command on a VM to its end; see ``Remote.exec``."""
-        self._powered(name)
-        return self._remote.exec(name, argv, input=input, timeout=timeout, check=check)
+        vm = self._powered(name)
+        try:
+            return self._remote.exec(name, argv, input=input, timeout=timeout, check=check)
+        except LabError:
+            if vm.running:
+                raise
+            raise vm.ended() from None
 
     def popen(self, name: str, argv: Sequence[str]) -> subprocess.Popen[str]:
         """Start a long-running command on a VM; see ``Remote.popen``."""

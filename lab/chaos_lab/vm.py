@@ -133,6 +133,16 @@ class VM:
             f"vec1:transport=tap,ifname={seat.side_tap},mac={seat.side_mac},depth=128,gro=1",
         ]
 
+    def ended(self) -> LabError:
+        """What to raise when its kernel has ended by itself: with its last word, if it had one."""
+        said = self.console.read_text(errors="replace").splitlines()
+        panic = next((line for line in reversed(said) if line.startswith("Kernel panic")), "")
+        return LabError(
+            f"its kernel has ended: {panic}".removesuffix(": "),
+            where=self.seat.name,
+            hint=f"see {self.console}",
+        )
+
     def _failure(self, what: str) -> LabError:
         last = self.console.read_text(errors="replace").splitlines()[-5:]
         return LabError(

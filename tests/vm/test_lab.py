@@ -161,6 +161,14 @@ def test_a_power_cut_keeps_what_was_synced(fleet: Fleet) -> None:
     assert reaches(fleet, "n1", "n3")
 
 
+def test_a_kernel_that_panics_under_a_command_is_named_as_the_cause(fleet: Fleet) -> None:
+    with pytest.raises(LabError, match="its kernel has ended: Kernel panic"):
+        fleet.exec("n3", ["sh", "-c", "echo c > /proc/sysrq-trigger"])
+    fleet.power_cut("n3")
+    fleet.start("n3")
+    assert reaches(fleet, "n1", "n3")
+
+
 def test_a_reboot_gives_a_new_boot_id_and_keeps_disk_and_network(fleet: Fleet) -> None:
     before = fleet.boot_id("n3")
     fleet.put("n3", "/root/rebooted", "kept\n")
