@@ -259,7 +259,7 @@ class Engine:
         return Outcome(tuple(difference), told, ended_at)
 
     def _left_open(self, standing: Standing) -> Outcome:
-        """The next boot finds the intent open and closes it: of what a kernel held, nothing is left."""
+        """The next boot finds the intent open and closes it: what a kernel held is gone with it."""
         del self.standing[standing.id]
         told = "the machine is going down: the next boot ends it"
         return Outcome((), told, self.clock(), left_open=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
 class Notifier:
-    """Tells systemd how we are; does nothing where there is no systemd. ``address`` may be ''."""
+    """Tells systemd how we are; does nothing where there is no systemd. ``address`` may be ''.
 
-    address: str
+    No dataclass: a worker says that it is ready before it imports anything that is slow to.
+    """
+
+    __slots__ = ("address",)
+
+    def __init__(self, address: str) -> None:
+        self.address = address
 
     @classmethod
     def from_environment(cls) -> Notifier:

@@ -20,6 +20,7 @@ from chaos_core.text import printable
 _MODULE = "chaos_agent.workers"
 # CAP_NET_ADMIN, by program: the kernel asks for it at each verdict on a queued packet.
 _CAPABILITIES = {"tamper": 1 << 12}
+_TO_SAY_SO = 1_000_000  # µs that a worker has to say that its lease runs
 _HEARD, _SAID = 4096, 200  # bytes of what a worker says that are kept, and told
 
 
@@ -64,7 +65,7 @@ class Workers:
         argv = [sys.executable, "-I", "-m", _MODULE, *map(str, words)]
         with theirs:
             if apart:
-                mask, within = _CAPABILITIES.get(program, 0), expires_us - now_us()
+                mask, within = _CAPABILITIES.get(program, 0), expires_us - now_us() + _TO_SAY_SO
                 self._systemd.serve(name, argv, theirs.fileno(), within, mask)
             else:
                 line = theirs.fileno()

@@ -21,11 +21,11 @@ def main() -> None:
     lease = Lease(int(expires_us), int(deadline_us))
     if int(parent):
         die_with(int(parent))
-    told = _line()
-    _thread.start_new_thread(_mind, (lease,))
     from chaos_agent.notify import Notifier
 
-    Notifier.from_environment().ready()  # from here on it is the kernel that ends this process
+    Notifier.from_environment().ready()  # the lease runs: it is the kernel that ends this process
+    told = _line()
+    _thread.start_new_thread(_mind, (lease,))
     # On a slow machine these imports take longer than a lease: it is renewed meanwhile.
     import asyncio
     import importlib

@@ -104,7 +104,8 @@ class NetworkFault(Fault, ABC):
     """Selectors: a packet is hit when it goes to (or comes from) a peer and all given match.
 
     ``uid``, ``unit`` and ``cgroup`` are known of packets that a process of this node
-    sends, not of those that the kernel itself answers (as a RST), nor on arrival. A
+    sends, not of those that the kernel itself answers (as a RST), nor on arrival; by
+    ``uid`` also of the handshakes of a socket at which that user listens. A
     connection belongs to the group in which its process was when it opened it. A unit
     that is started anew has another group, which ends the fault as disturbed.
     """
@@ -129,7 +130,7 @@ class NetworkFault(Fault, ABC):
         default=None,
         ge=0,
         le=2**32 - 2,
-        description="only what this user's processes send, by number",
+        description="only what this user's processes send, by number, and their handshakes",
     )
     unit: Service | None = Field(
         default=None, description="only what this service sends (needs cgroup v2)"

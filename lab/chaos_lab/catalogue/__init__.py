@@ -75,7 +75,6 @@ class Row:
 def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) -> list[Row]:
     """Measure on a fleet that is up and provisioned with profile lab. ``tell`` hears each row."""
     services.give(drill)
-    selecting.give(drill)
     if set(measures) & set(databases.MEASURES):
         databases.give(drill)
     provision.write_config(drill.fleet, NODE, "lab", hooks.LISTED + databases.LISTED)
