@@ -85,20 +85,25 @@ def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) 
         Row(one.kind, " ".join(one.words(drill)[1:]), one.asked, date=time.strftime("%Y-%m-%d"))
         for one in measures
     ]
-    for one, row in zip(measures, rows, strict=True):
-        _try(drill, one, row, (_bites, _lasts))
-        tell(row)
-    lasting = [(one, row) for one, row in zip(measures, rows, strict=True) if one.lasts]
+    played = list(zip(measures, rows, strict=True))
+    for one, row in played:
+        if not one.reboots:
+            _try(drill, one, row, (_bites, _lasts))
+            tell(row)
     units.look_away(drill.fleet, NODE)
     try:
         _start(drill)
-        for one, row in lasting:
-            if row.held:
+        for one, row in played:
+            if one.lasts and row.held:
                 _try(drill, one, row, (_orphaned,))
                 tell(row)
     finally:
         units.look_back(drill.fleet, NODE)
         _start(drill)
+    for one, row in played:
+        if one.reboots:
+            _try(drill, one, row, (_bites,))
+            tell(row)
     return rows
 
 

@@ -51,6 +51,7 @@ class Measure:
     probe: Callable[[Drill], Probe]
     lasts: bool = True
     nodes: tuple[str, ...] = (NODE,)
+    reboots: bool = False
 
     def words(self, drill: Drill) -> tuple[str, ...]:
         """Kind and parameters as ``chaosctl inject`` takes them."""

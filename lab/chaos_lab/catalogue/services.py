@@ -151,5 +151,5 @@ MEASURES = (
     Measure("unit.restart", "unit=app", "another main process", Anew, lasts=False),
     Measure("process.kill", "unit=app", "another main process", Anew, lasts=False),
     Measure("process.kill", f"port={PORT}", "another main process", Anew, lasts=False),
-    Measure("host.reboot", "", "another boot", Rebooted, lasts=False),
+    Measure("host.reboot", "", "another boot", Rebooted, lasts=False, reboots=True),
 )
