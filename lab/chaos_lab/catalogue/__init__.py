@@ -75,6 +75,8 @@ class Row:
 def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) -> list[Row]:
     """Measure on a fleet that is up and provisioned with profile lab. ``tell`` hears each row."""
     services.give(drill)
+    with selecting.second_wire(drill):
+        pass
     if set(measures) & set(databases.MEASURES):
         databases.give(drill)
     provision.write_config(drill.fleet, NODE, "lab", hooks.LISTED + databases.LISTED)
@@ -102,6 +104,8 @@ def run(drill: Drill, measures: Sequence[Measure], tell: Callable[[Row], None]) 
         _start(drill)
     for one, row in played:
         if one.reboots:
+            drill.fleet.reboot(NODE)  # so that it is compared with a boot to which nothing was done
+            provision.wait_connected(drill.fleet)
             _try(drill, one, row, (_bites,))
             tell(row)
     return rows

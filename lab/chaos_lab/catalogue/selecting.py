@@ -22,8 +22,11 @@ _SECONDS = 5
 
 
 @contextmanager
-def _second_wire(drill: Drill) -> Iterator[None]:
-    """The node and its peer have a second interface meanwhile, with addresses of its own."""
+def second_wire(drill: Drill) -> Iterator[None]:
+    """The node and its peer have a second interface meanwhile, with addresses of its own.
+
+    It is not wholly as before afterwards: one that was up once keeps its queue.
+    """
     for name in (NODE, PEER):
         seat = drill.fleet.seat(name)
         lines = (
@@ -44,7 +47,7 @@ class SideDown(Wire):
     def __init__(self, drill: Drill, family: int = 4) -> None:
         seat = drill.fleet.seat(NODE)
         self.side = seat.side_ip if family == 4 else seat.side_ip6
-        self._wire = _second_wire(drill)
+        self._wire = second_wire(drill)
         self._wire.__enter__()  # the questions are asked from now on
         super().__init__(drill, family)
 
@@ -66,7 +69,7 @@ class TwoWays(Delay):
     """The peer's pings by both interfaces; the bystander's come by the first."""
 
     def __init__(self, drill: Drill, added: float, within: float) -> None:
-        self._wire = _second_wire(drill)
+        self._wire = second_wire(drill)
         self._wire.__enter__()
         super().__init__(drill, added, within)
         self.side = Pings(drill.fleet, PEER, drill.fleet.seat(NODE).side_ip)
