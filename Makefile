@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-controller test-here test-services test-kernel test-vm \
+.PHONY: help setup drill torture test test-unit test-controller test-services test-kernel test-vm \
 	check proto deb bench catalogue \
 	library sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
@@ -20,17 +20,11 @@ drill: setup ## boot a fleet of VMs and prove every promise on it
 torture: setup ## kill everything at every step of every fault, 300 times
 	@$(BIN)/chaosctl lab torture
 
-# VMs mostly wait for leases, so the tests on this machine run beside them.
-test: test-unit test-controller ## all tests
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-here test-vm
-
-test-here: setup
-	@$(BIN)/pytest -q --durations=5 tests/services tests/kernel
+test: test-unit test-controller test-services test-kernel test-vm ## all tests
 
 test-unit: setup ## pure tests
 	@$(BIN)/pytest -q -n 2 tests/unit
 
-# They mostly wait, for leases of a second.
 test-controller: setup ## a real controller and its clients in one process; samples of sim and fuzz
 	@$(BIN)/pytest -q -n 2 tests/controller tests/sim tests/fuzz
 
@@ -38,7 +32,7 @@ test-services: setup ## probes beside real services, private instances on loopba
 	@$(BIN)/pytest -q tests/services
 
 test-kernel: setup ## tests on this machine's kernel, in network namespaces
-	@$(BIN)/pytest -q tests/kernel
+	@$(BIN)/pytest -q --durations=5 tests/kernel
 
 test-vm: setup ## tests on VMs, two fleets of them
 	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests/vm

@@ -62,7 +62,9 @@ def sh(drill: Drill, *argv: str) -> str:
 def marks(drill: Drill) -> str:
     """What the hooks have left, whose it is, and our units."""
     units = ["systemctl", "list-units", "--all", "--no-legend", "--plain", "chs-*"]
-    return sh(drill, "find", PLACE, "-mindepth", "1", "-printf", "%f %u\n") + sh(drill, *units)
+    # An undo may take a mark away between find's two looks at it.
+    find = ["find", PLACE, "-ignore_readdir_race", "-mindepth", "1", "-printf", "%f %u\n"]
+    return sh(drill, *find) + sh(drill, *units)
 
 
 def refused(drill: Drill, *words: str) -> tuple[int, str]:
