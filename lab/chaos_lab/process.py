@@ -65,10 +65,11 @@ class Process:
 
         Does nothing when it has ended. ``timeout`` in seconds; LabError after it.
         """
-        if self.alive and os.getpgid(self.pid) == self.pid:
+        leads = self.alive and os.getpgid(self.pid) == self.pid
+        if leads:
             os.killpg(self.pid, signal.SIGKILL)
         deadline = time.monotonic() + timeout
-        while self.alive:
+        while self.alive or (leads and _has_members(self.pid)):
             if time.monotonic() > deadline:
                 raise LabError(f"process {self.pid} does not end after SIGKILL")
             time.sleep(0.01)
@@ -87,6 +88,12 @@ def _stat(pid: int) -> list[str] | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return text.rpartition(")")[2].split()
+
+
+def _has_members(group: int) -> bool:
+    """Whether a process of that group still runs; a zombie does not."""
+    found = (_stat(int(path.name)) for path in Path("/proc").glob("[0-9]*"))
+    return any(fields[0] != "Z" and int(fields[2]) == group for fields in found if fields)
 
 
 def host_boot_id() -> str:
