@@ -21,7 +21,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from chaos_agent import snapshot
-from chaos_agent.effects import AWAITED, Pulsing, detour, next_boots, ops, revert_all, sweep
+from chaos_agent.effects import (
+    AWAITED,
+    Pulsing,
+    detour,
+    next_boots,
+    ops,
+    revert_all,
+    sweep,
+    went_with_the_machine,
+)
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
@@ -248,7 +257,7 @@ class Engine:
             difference.append(after)
         else:
             difference += self._our_doing(standing, meanwhile, after)
-        if difference and self.host.systemd.going_down():  # others' things go with their services
+        if went_with_the_machine(self.host, difference):
             return self._left_open(standing)
         told = _told(standing, meanwhile)
         ended_at = self.clock()

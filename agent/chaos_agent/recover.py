@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_agent import snapshot
-from chaos_agent.effects import next_boots, revert_all, sweep
+from chaos_agent.effects import next_boots, revert_all, sweep, went_with_the_machine
 from chaos_agent.journal import Intent, Journal, quarantine_file, read_quarantine
 from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
@@ -99,7 +99,7 @@ def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report
     rebooted = intent.boot != boot_id()
     reason = "reboot" if rebooted else "recover"
     difference = [] if rebooted else _compare(host, intent)
-    if difference and host.systemd.going_down():
+    if went_with_the_machine(host, difference):
         return
     unkept = journal.done(at, fault=intent.fault, reason=reason, difference=difference)
     report.faults.append(f"{intent.fault} ({intent.kind}): {reason}")

@@ -160,9 +160,9 @@ def test_what_goes_while_the_machine_goes_down_is_left_to_the_next_boot(
 ) -> None:
     """A service that stops takes its link along, and nobody is to be quarantined for that."""
     partition(host, tmp_path)
-    monkeypatch.setattr("chaos_agent.recover._compare", lambda *_: ["links: - near veth up"])
+    monkeypatch.setattr("chaos_agent.recover._compare", lambda *_: ["- links: near veth up"])
     monkeypatch.setattr(Systemd, "going_down", lambda _: True)
     assert recovered(tmp_path).difference == []
     assert [intent.fault for intent in Journal(tmp_path).open_intents()] == [FAULT]
     monkeypatch.setattr(Systemd, "going_down", lambda _: False)
-    assert recovered(tmp_path).difference == [f"fault {FAULT}: links: - near veth up"]
+    assert recovered(tmp_path).difference == [f"fault {FAULT}: - links: near veth up"]

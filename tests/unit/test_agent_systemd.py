@@ -10,6 +10,7 @@ from tests.fuzz.pretend import supervisor
 
 from chaos_agent import effects
 from chaos_agent.effects import revert_all
+from chaos_agent.engine import Engine
 from chaos_agent.linux import systemd
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import Systemd
@@ -88,18 +89,37 @@ def test_a_timer_is_disarmed_only_when_what_it_undoes_was_seen_to_be_gone(
         assert not any("UndoTimer" in one for one in done)
 
 
-@pytest.mark.parametrize("going_down", [True, False])
+GONE = "- links: near veth up"
+
+
+@pytest.mark.parametrize(
+    ("going_down", "differs", "ours", "left_open"),
+    [
+        (True, [GONE], None, True),
+        (False, [GONE], None, False),
+        (True, [GONE, "+ qdiscs: near netem"], None, False),
+        (True, [GONE], "our rule is still there", False),
+        (True, [], "our rule is still there", False),
+    ],
+)
 def test_what_goes_while_the_machine_goes_down_quarantines_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, going_down: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    going_down: bool,
+    differs: list[str],
+    ours: str | None,
+    left_open: bool,
 ) -> None:
-    """A service took its link along as the fault on it was reverted; the next boot has it again."""
+    """A service took its link along as the fault on it was reverted; the next boot has it again.
+    But what is still there is told, whatever the machine does."""
     monkeypatch.setattr(Systemd, "going_down", lambda _: going_down)
+    monkeypatch.setattr(Engine, "_our_doing", lambda *_: differs)
     with supervisor(PROFILES["lab"], tmp_path) as (node, kernel):
         fault = parse("network.latency", {"peers": ["10.0.0.9"], "delay": "50ms"})
         lease = Lease("00000001", "r", 1, kernel.now, kernel.now + 3 * SECOND, kernel.now + SECOND)
         node.engine.start("r", fault, lease)
-        monkeypatch.setattr(kernel, "absent", lambda *_: "links: - near veth up")
+        monkeypatch.setattr(kernel, "absent", lambda *_: ours)
         outcome = node.engine.end("00000001", "duration")
-        assert outcome.left_open == going_down
-        assert bool(outcome.difference) == (not going_down)
+        assert outcome.left_open == left_open
+        assert bool(outcome.difference) == (not left_open)
         assert not node.engine.standing

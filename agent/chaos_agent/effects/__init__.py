@@ -82,6 +82,16 @@ def next_boots(host: Host, effects: Sequence[Effect]) -> bool:
     return held and host.systemd.going_down()
 
 
+def went_with_the_machine(host: Host, difference: Sequence[str]) -> bool:
+    """Whether all that differs (``snapshot.diff``) is gone, while the machine goes down.
+
+    Services that stop take their links and rules along, and the next boot has them again. But
+    what is there and was not before is never passed over: it may be ours.
+    """
+    gone = bool(difference) and all(line.startswith("- ") for line in difference)
+    return gone and host.systemd.going_down()
+
+
 def revert_all(
     host: Host, effects: Sequence[Effect], step: Callable[[], None] = lambda: None
 ) -> list[str]:
