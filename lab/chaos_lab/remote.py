@@ -36,6 +36,17 @@ Host *
     ControlPersist yes
 """
 
+# Asked of a VM on which a command does not end: what systemd waits for, what hangs in the kernel,
+# what was said last, and whether its clock runs.
+_STUCK = """
+systemctl list-jobs --no-pager --no-legend
+ps --ppid 2 -p 2 --deselect -o pid=,ppid=,stat=,wchan:20=,etimes=,args= --cols 100
+dmesg --level=emerg,alert,crit | tail -n 5
+journalctl --no-pager --output=short-monotonic --lines=12 --quiet
+sleep 0.1 && echo 'its clock runs'
+"""
+_STUCK_S = 15.0
+
 _PUT = """
 set -e
 new=$(mktemp "$1.XXXXXX")
@@ -152,7 +163,9 @@ class Remote:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise LabError(f"`{shown}` did not end within {timeout:g} s", where=name) from None
+            raise LabError(
+                f"`{shown}` did not end within {timeout:g} s", where=name, hint=self._stuck(name)
+            ) from None
         if done.returncode == 255:
             said = done.stderr.decode(errors="replace").strip() or "the connection was lost"
             raise LabError(f"`{shown}` could not be run: {said}", where=name)
@@ -161,6 +174,22 @@ class Remote:
             said = "\n    ".join(streams.splitlines()[-8:])
             raise LabError(f"`{shown}` ended with {done.returncode}", where=name, hint=said)
         return done
+
+    def _stuck(self, name: str) -> str:
+        """What a VM says on which a command did not end, over a connection of its own."""
+        argv = self.command(name, ["sh", "-c", _STUCK], "-o", "ControlPath=none")
+        try:
+            said = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=_STUCK_S,
+                check=False,
+            ).stdout
+        except subprocess.TimeoutExpired as silent:
+            said = (silent.stdout or b"") + b"(and no more)"
+        return "\n    ".join(["meanwhile on it:", *said.decode(errors="replace").splitlines()])
 
 
 def interactive(argv: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -84,6 +85,16 @@ def test_commands_arrive_as_given_and_their_results_come_back(fleet: Fleet) -> N
         fleet.exec("n1", argv)
     with pytest.raises(LabError, match=r"did not end within 0\.5 s"):
         fleet.exec("n1", ["sleep", "5"], timeout=0.5)
+
+
+def test_what_a_vm_does_on_which_a_command_does_not_end_is_told(fleet: Fleet) -> None:
+    with pytest.raises(LabError) as raised:
+        fleet.exec("n1", ["systemd-run", "--wait", "--unit=endless", "sleep", "40"], timeout=2)
+    fleet.exec("n1", ["systemctl", "stop", "endless.service"])
+    told = str(raised.value)
+    assert re.search(r"\d+ +1 Ss +\S+ +\d+ .*sleep 40$", told, re.MULTILINE), told
+    assert "Started endless.service" in told
+    assert told.endswith("its clock runs"), told
 
 
 def test_an_unknown_vm_is_refused_with_the_nearest_name(fleet: Fleet) -> None:
