@@ -1,13 +1,16 @@
 """What this node has done and must undo, on disk before it is done.
 
-Write-ahead: one JSON line an entry, preceded by its CRC-32, written with one
-``write`` and one ``fdatasync``. A last line that was torn by a crash is cut off: nothing
-had been done yet. A line that was damaged later fails its check and is counted; whatever
-it said is found by its tag instead (see ``recover.py``). Every entry carries the boot id,
-since a reboot has already undone what the kernel held.
+Write-ahead: one JSON line an entry, preceded by its CRC-32, in one ``write``. An intent is
+on the disk (``fdatasync``) before anything is done. The entry of an end is not waited for: if
+a crash forgets it, what has been undone is undone once more, and a slow disk keeps nothing
+from its end. A last line that was torn by a crash is cut off: nothing had been done yet. A
+line that was damaged later fails its check and is counted; whatever it said is found by its
+tag instead (see ``recover.py``). Every entry carries the boot id, since a reboot has already
+undone what the kernel held.
 
 The journal must never be the reason that something is not reverted: writing
-before an apply raises, writing after a revert only reports.
+before an apply raises, writing after a revert only reports. What begins has room on the disk
+for the entry of its end.
 """
 
 from __future__ import annotations
@@ -24,13 +27,16 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from chaos_agent.linux.boottime import boot_id
-from chaos_agent.ownfiles import make_directory, open_own
+from chaos_agent.ownfiles import make_directory, open_own, reserve
 from chaos_core import effects
 from chaos_core.effects import Effect
+from chaos_core.envelope import MAX_FAULTS
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.messages import MAX_SURVIVED, Survived
 
 _ROTATE_BYTES = 1 << 20
+# Set aside behind each intent: for the ends of all that may be in force, with what differs.
+_FOR_ENDS = MAX_FAULTS * 4096
 _SNAPSHOT = TypeAdapter(dict[str, list[str]])
 
 
@@ -102,7 +108,7 @@ class Journal:
             "before": before,
         }
         try:
-            self._write("intent", at, entry)
+            self._write("intent", at, entry, _FOR_ENDS)
         except OSError as error:
             raise Refused(
                 f"the journal cannot be written: {error.strerror}",
@@ -119,15 +125,19 @@ class Journal:
             return f"the journal cannot be written: {error.strerror}"
         return ""
 
-    def _write(self, what: str, at: int, entry: dict[str, Any]) -> None:
+    def _write(self, what: str, at: int, entry: dict[str, Any], behind: int = 0) -> None:
+        """Append an entry. With ``behind``: wait for the disk, and keep so many bytes free."""
         text = json.dumps({"entry": what, "at": at, "boot": self._boot, **entry}, sort_keys=True)
         data = text.encode()
         line = b"%08x %s\n" % (zlib.crc32(data), data)
         start = os.fstat(self._fd).st_size
+        if behind:
+            reserve(self._fd, start, len(line) + behind)
         try:
             if os.write(self._fd, line) != len(line):
                 raise OSError(28, "No space left on device")
-            os.fdatasync(self._fd)
+            if behind:
+                os.fdatasync(self._fd)
         except OSError:
             with contextlib.suppress(OSError):  # what cannot be cut off fails its check later
                 os.ftruncate(self._fd, start)

@@ -7,11 +7,15 @@ were opened, not before, and what is not ours is refused with nothing changed.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import stat
 from pathlib import Path
 
 from chaos_core.errors import Refused
+
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, linux/falloc.h; fallocate(2)
 
 
 def make_directory(path: Path, mode: int) -> None:
@@ -50,3 +54,22 @@ def open_own(path: Path, flags: int) -> int:
         os.close(fd)
         raise Refused(problem, where=str(path), hint="move it away")
     return fd
+
+
+def reserve(fd: int, offset: int, length: int) -> None:
+    """Set blocks aside for what will be written there; the file does not become longer.
+
+    Raises OSError, with nothing changed, when the disk has none. A file system that cannot set
+    any aside (EOPNOTSUPP) promises nothing.
+    """
+    disk = os.fstatvfs(fd)
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < length:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # ext4 looks for seconds
+    libc = ctypes.CDLL(None, use_errno=True)
+    given = ctypes.c_int(fd), _KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)
+    while libc.fallocate64(*given):
+        number = ctypes.get_errno()
+        if number == errno.EOPNOTSUPP:
+            return
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))

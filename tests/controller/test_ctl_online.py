@@ -30,6 +30,7 @@ from chaos_core.log import Log
 from chaos_proto import channel, pki
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
+from chaosctl.commands import control
 from chaosctl.main import main
 
 import grpc  # isort: skip
@@ -47,6 +48,7 @@ class Scripted(rpc.OperatorServicer):
         self.events: list[pb.RunEvent] = []
         self.aborts: list[pb.AbortEvent] = []
         self.nodes = pb.ListNodesResponse()
+        self.nodes_before: list[pb.ListNodesResponse] = []
         self.certificates = [
             pb.Certificate(identity="agent/n1", serial="5e" * 20, issued=THEN, expires=LATER),
             pb.Certificate(
@@ -74,7 +76,7 @@ class Scripted(rpc.OperatorServicer):
 
     def ListNodes(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._ask(request, context)
-        return self.nodes
+        return self.nodes_before.pop(0) if self.nodes_before else self.nodes
 
     def Inject(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._ask(request, context)
@@ -418,23 +420,45 @@ def test_an_abort_shows_each_node_and_the_total(controller: Scripted, capsys: Ca
     assert "nothing starts until" in shown
 
 
+CARRIED = pb.FaultStatus(fault="5f", kind="network.loss", state="reverting")
+CARRIES = pb.Node(name="n1", state="connected", faults=[CARRIED])
+
+
 @pytest.mark.parametrize(
-    "node",
+    ("node", "why"),
     [
-        pb.Node(name="n1", state="quarantined", quarantine=["qdisc left on eth0"]),
-        pb.Node(name="n1", state="connected", faults=[pb.FaultStatus(state="in_force")]),
+        (pb.Node(name="n1", state="quarantined", quarantine=["qdisc left"]), "qdisc left"),
+        (CARRIES, "it still reports network.loss 5f (reverting)"),
     ],
 )
 def test_an_abort_after_which_a_node_is_not_clean_is_1(
-    node: pb.Node, controller: Scripted, capsys: Capture
+    node: pb.Node,
+    why: str,
+    controller: Scripted,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(control, "_CATCH_UP_S", 0.5)
     controller.aborts = [CLEAN, TOTAL]
     controller.nodes = pb.ListNodesResponse(nodes=[node])
     assert main(["abort"]) == Exit.FAILED
-    assert "n1 is NOT clean" in capsys.readouterr().err
+    assert f"n1 is NOT clean: {why}" in capsys.readouterr().err
     assert main(["abort", "-o", "json"]) == Exit.FAILED
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["node"] for line in lines] == ["n1", ""]
+
+
+def test_a_node_that_reads_itself_back_a_little_later_is_clean(
+    controller: Scripted, capsys: Capture
+) -> None:
+    """Starved, it was out of reach until its lease had run out, and is heard again since."""
+    controller.aborts = [LAPSED, TOTAL]
+    controller.nodes_before = [pb.ListNodesResponse(nodes=[CARRIES])] * 2
+    controller.nodes = pb.ListNodesResponse(nodes=[pb.Node(name="n1", state="connected")])
+    assert main(["abort"]) == Exit.DONE
+    told = capsys.readouterr().err
+    assert told.count("Waiting for n1 to be read back") == 1
+    assert "NOT clean" not in told
 
 
 def test_an_abort_that_reaches_no_controller_says_what_to_do(

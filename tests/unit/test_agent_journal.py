@@ -61,19 +61,6 @@ def test_a_flipped_byte_loses_one_entry_and_no_other(tmp_path: Path) -> None:
     assert found == ["00000001", "00000003"]
 
 
-def test_a_full_disk_refuses_new_faults_and_still_ends_old_ones() -> None:
-    """/dev/full is the kernel's own full disk."""
-    journal = Journal.__new__(Journal)
-    journal.path = Path("/dev/full")
-    journal._boot = "boot"
-    with journal.path.open("r+b", buffering=0) as full:
-        journal._fd = full.fileno()
-        with pytest.raises(Refused, match="No space left"):
-            begin(journal)
-        unkept = journal.done(2, fault="0a1b2c3d", reason="duration", difference=[])
-        assert "No space left" in unkept
-
-
 def test_something_else_in_the_journals_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state" / "journal").mkdir(parents=True)
     with pytest.raises(Refused, match="Is a directory"):

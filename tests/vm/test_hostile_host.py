@@ -25,6 +25,7 @@ from chaos_lab.layout import CONTROLLER, HOST_IP
 NODE = "n2"
 HIT = delayed(100)
 HOUR = 3600
+UNIT = "/sys/fs/cgroup/system.slice/chaos-agent.service"
 CROWD = ",".join(f"{HOST_IP.rpartition('.')[0]}.{n}" for n in range(100, 228, 2))  # 64, apart
 LATENCY = ("network.latency", f"peers={HOST_IP}", "delay=200ms")
 _BUSY = "import os\nfor _ in range(199): os.fork() or exec('while True: pass')\nwhile True: pass"
@@ -102,6 +103,7 @@ def test_a_starved_agent_goes_on_or_its_faults_end_and_all_is_clean_after_an_abo
             stack.callback(run.drop)
             run.reached("observe")
         wire.wait(HIT)
+        assert lab.fleet.get(NODE, f"{UNIT}/keeper/cpu.weight") == b"10000\n"
         with no_disk(lab), no_cpu(lab):
             until = time.monotonic() + 15
             while time.monotonic() < until:
@@ -129,6 +131,21 @@ def test_a_starved_agent_goes_on_or_its_faults_end_and_all_is_clean_after_an_abo
         *("inject", "memory.stress", "percent=1%", "-n", NODE, "--for", "2s", "--yes")
     )
     assert code == Exit.DONE, out + err
+
+
+def test_an_agent_that_is_killed_while_the_disk_is_full_comes_back_and_recovers(
+    lab: Drill,
+) -> None:
+    before = residue.listing(lab, NODE)
+    run = lab.inject(*LATENCY, nodes=(NODE,), seconds=60)
+    run.reached("observe")
+    with no_disk(lab):
+        units = (provision.KEEPER_UNIT, provision.LINK_UNIT)
+        lab.fleet.exec(NODE, ["systemctl", "kill", "--kill-who=all", "-s", "KILL", *units])
+        assert run.wait() == Exit.FAILED
+        lab.wait_for(lambda: lab.node(NODE)["state"] == "connected", f"{NODE} to be back")
+        assert residue.listing(lab, NODE) == before
+    assert last_journal(lab)["reason"] == "recover"
 
 
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])

@@ -4,7 +4,7 @@ Where they go:
 
 - v2, started by systemd with ``Delegate=yes``: below the unit's own cgroup. A
   cgroup with processes in it cannot hand out controllers, so the keeper first
-  moves itself into a leaf called ``keeper``.
+  moves itself into a leaf called ``keeper``, which goes before its holders.
 - v2 otherwise: below the root.
 - v1: below the mount points of the cpu and the memory hierarchy.
 
@@ -29,6 +29,7 @@ from chaos_core.effects import LINK_PREFIX, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
 KEEPER_LEAF = "keeper"
+_MOST_CPU = "10000"  # the largest weight that a cgroup can have: ends faults before they go on
 _KILL_WAIT_S = 1.0
 
 
@@ -247,6 +248,8 @@ def _delegate(base: Path) -> None:
                 (leaf / "cgroup.procs").write_text(pid)
     try:
         control.write_text("+cpu +memory")
+        if (base / KEEPER_LEAF).exists():
+            (base / KEEPER_LEAF / "cpu.weight").write_text(_MOST_CPU)
     except OSError as error:
         raise Unsupported(
             f"{control} does not take the cpu and memory controllers: {error}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -18,7 +19,12 @@ from chaosctl.options import (
 )
 
 if TYPE_CHECKING:
-    from chaos_proto.v1.chaos_pb2 import AbortEvent, Node
+    from chaos_proto.v1.chaos_pb2 import AbortEvent, ListNodesResponse, Node
+    from chaos_proto.v1.chaos_pb2_grpc import OperatorStub
+
+# A starved node whose lease has run out may be heard again before it has read itself back.
+_CATCH_UP_S: Final = 5.0
+_POLL_S: Final = 0.2
 
 
 def abort(
@@ -30,7 +36,7 @@ def abort(
     """End every fault on every node, now. Nothing starts again until `resume`.
 
     Asks nothing. Exits with 0 when every node is clean or its lease has certainly
-    run out, with 1 when one of them differs from its snapshot.
+    run out, with 1 when one of them differs from its snapshot or keeps reporting a fault.
     """
     whom = target(controller, pki)
     try:
@@ -66,20 +72,47 @@ def _abort(whom: Target, reason: str, *, as_json: bool) -> bool:
                 total = event
         if total is None:
             raise client.lost(whom, "every node was clean")
-        answer = stub.ListNodes(pb.ListNodesRequest(), timeout=client.ANSWER_S)
-    if not as_json:
-        _total(total, carried)
-    dirty = [node for node in answer.nodes if _dirty(node)]
+        if not as_json:
+            _total(total, carried)
+        dirty = _not_clean(stub)
     for node in dirty:
-        why = "; ".join(node.quarantine) or "it still reports a fault"
+        why = "; ".join(node.quarantine) or f"it still reports {', '.join(_carried(node))}"
         output.note(f"{node.name} is NOT clean: {why}")
     return not dirty
 
 
-def _dirty(node: Node) -> bool:
-    """Whether a node that can be heard is not clean; one out of reach is ended by its lease."""
-    carries = any(fault.state not in ("ended", "refused") for fault in node.faults)
-    return bool(node.quarantine) or (carries and node.state != "unreachable")
+def _not_clean(stub: OperatorStub) -> list[Node]:
+    """What is not clean, once all that may yet read themselves back had the time for it."""
+    from chaosctl import client
+
+    request = client.chaos_pb2.ListNodesRequest()
+    until, told = time.monotonic() + _CATCH_UP_S, False
+    while True:
+        dirty = _dirty(stub.ListNodes(request, timeout=client.ANSWER_S))
+        late = [node.name for node in dirty if not node.quarantine]
+        if not late or time.monotonic() > until:
+            return dirty
+        if not told:
+            told = True
+            output.note(f"Waiting for {', '.join(late)} to be read back …")
+        time.sleep(_POLL_S)
+
+
+def _dirty(answer: ListNodesResponse) -> list[Node]:
+    """Nodes that can be heard and are not clean; what is out of reach is ended by its lease."""
+    return [
+        node
+        for node in answer.nodes
+        if node.quarantine or (_carried(node) and node.state != "unreachable")
+    ]
+
+
+def _carried(node: Node) -> list[str]:
+    return [
+        f"{fault.kind} {fault.fault} ({fault.state})"
+        for fault in node.faults
+        if fault.state not in ("ended", "refused")
+    ]
 
 
 def _node(event: AbortEvent) -> None:
