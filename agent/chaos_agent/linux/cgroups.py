@@ -29,7 +29,7 @@ from chaos_core.effects import LINK_PREFIX, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
 KEEPER_LEAF = "keeper"
-_MOST_CPU = "10000"  # the largest weight that a cgroup can have: ends faults before they go on
+_MOST_CPU = "10000"  # the largest weight that a cgroup can have: who ends faults goes first
 _KILL_WAIT_S = 1.0
 
 
