@@ -35,6 +35,7 @@ from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
 from chaos_agent.snapshot import Snapshot
+from chaos_core import composition
 from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
 from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
@@ -130,6 +131,7 @@ class Engine:
         view = replace(self.view(fault), marks_in_use=frozenset(marks))
         effects = fault.compile(view, fault_id)
         self._check_untaken(effects)
+        effects = composition.compose(effects, self._in_force(), view)
         before = snapshot.take(self.host, snapshot.scope_of(effects))
         now = self.clock()
         self.journal.intent(
@@ -162,6 +164,13 @@ class Engine:
                     f"fault {standing.id} holds {', '.join(sorted(taken))} already",
                     hint="wait for its end, or abort",
                 )
+
+    def _in_force(self) -> dict[str, tuple[Effect, ...]]:
+        """The effects of every fault on this node, by what to call it."""
+        return {
+            f"fault {standing.id} ({standing.fault.kind})": standing.effects
+            for standing in self.standing.values()
+        }
 
     def _go_on(self, standing: Standing) -> None:
         """Apply what has not been yet, as far as that can be: some effects are waited for."""

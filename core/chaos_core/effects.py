@@ -150,8 +150,9 @@ class Tbf:
 class Pipe:
     """Packets that leave ``device`` with our mark take a detour through ``link``.
 
-    ``link`` is an ifb with ``netem`` or ``tbf`` at its root, after which they go on
-    through the device's own root qdisc; or, with neither, a dummy, where they end.
+    ``mark`` is all that they carry within ``mask``. ``link`` is an ifb with ``netem`` or
+    ``tbf`` at its root, or a ``tbf`` behind a ``netem``, after which they go on through the
+    device's own root qdisc; or, with neither, a dummy, where they end.
     A ``clsact`` qdisc is added when the device has none and taken away again
     only if it was added here. The device's root qdisc is never touched.
     ``pref`` is a filter preference that was free when the fault was compiled.
@@ -213,7 +214,8 @@ class Rule:
     ``every`` = n matches each n-th packet that this rule meets, the n-th first.
     ``uid`` and ``cgroup`` are of the process whose socket sends the packet: its user,
     and a path of cgroup v2 with all below it, which must still be the one with the
-    inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. ``per_day``
+    inode ``cgroup_id``. ``syn`` is a packet that opens a TCP connection. MARK sets the bits
+    ``mark`` and leaves all others; ``mask`` are the bits that nobody else may write. ``per_day``
     matches so many packets in 24 hours, ``burst`` of them at once. ``text`` are bytes that
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
@@ -635,10 +637,11 @@ def _where(effect: LeasedSet | PulsedSet | Chain) -> str:
 
 
 def _shape(pipe: Pipe | IngressPipe) -> str:
+    parts = [_netem(pipe.netem)] if pipe.netem else []
     if pipe.tbf:
         rate, burst, limit = pipe.tbf.rate * 8, pipe.tbf.burst, pipe.tbf.limit
-        return f"tbf rate {rate} bit/s, burst {burst} bytes, limit {limit} bytes"
-    return _netem(pipe.netem) if pipe.netem else "(dummy: swallowed)"
+        parts.append(f"tbf rate {rate} bit/s, burst {burst} bytes, limit {limit} bytes")
+    return ", then ".join(parts) or "(dummy: swallowed)"
 
 
 def _netem(netem: Netem) -> str:
@@ -703,7 +706,7 @@ def _rule(rule: Rule) -> str:
         parts.append(f"--icase --string {bytes.fromhex(rule.text)!r}")
     target = rule.target
     if target == "MARK":
-        return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mask:#x}"])
+        return " ".join([*parts, f"→ MARK {rule.mark:#x}/{rule.mark:#x}"])
     details = {
         "CT": f"zone {rule.zone}",
         "REDIRECT": str(rule.to_port),

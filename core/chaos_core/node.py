@@ -295,14 +295,17 @@ class NodeView:
         return tuple(sorted(inside))
 
     def free_mark(self) -> int:
-        """A mark inside our mask that no fault on this node uses. Raises Unsupported if none."""
-        step = self.mark_mask & -self.mark_mask
-        mark = step
-        while 0 < mark <= self.mark_mask:
-            if mark & self.mark_mask == mark and mark not in self.marks_in_use:
-                return mark
-            mark += step
-        raise Unsupported(
-            f"all marks in mask {self.mark_mask:#x} are in use",
-            hint="widen network.mark_mask in agent.toml or wait for a fault to end",
-        )
+        """A bit of our mask that no fault on this node uses. Raises Unsupported if none.
+
+        One bit each, so that a packet can carry the marks of several faults.
+        """
+        taken = 0
+        for mark in self.marks_in_use:
+            taken |= mark
+        free = self.mark_mask & ~taken
+        if not free:
+            raise Unsupported(
+                f"all bits of the mark's mask {self.mark_mask:#x} are in use by faults in force",
+                hint="wait for one to end, or widen network.mark_mask in agent.toml",
+            )
+        return free & -free

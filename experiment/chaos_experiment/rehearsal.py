@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chaos_core import blast, envelope, faults
+from chaos_core import blast, composition, envelope, faults
 from chaos_core.effects import Effect
 from chaos_core.envelope import PROFILES, Draw, Envelope
 from chaos_core.errors import ChaosError, EnvelopeExceeded, InvalidInput, Refused
@@ -77,9 +77,10 @@ def rehearse(loaded: Loaded, limits: Envelope) -> Rehearsal:
     """Every step on an example node, under the profile's ceilings."""
     done: list[Rehearsed] = []
     refusals: list[ChaosError] = []
+    names: dict[str, str] = {}
     for step in loaded.plan.steps:
         try:
-            done.append(_compiled(step))
+            done.append(_compiled(step, names))
         except (InvalidInput, Refused) as error:
             refusals.append(_of(step, error))
     for number, one in enumerate(done):
@@ -90,6 +91,10 @@ def rehearse(loaded: Loaded, limits: Envelope) -> Rehearsal:
             except EnvelopeExceeded as error:
                 refusals.append(_of(one.step, error))
                 break
+        try:
+            composition.check(one.effects, _on_its_nodes(one, others, loaded.targets))
+        except Refused as error:
+            refusals.append(_of(one.step, error))
         nodes = _nodes_at_once(one, others, loaded.targets)
         if limits.nodes == "one" and nodes > blast.allowed_nodes(limits, fleet=nodes):
             what = f"{nodes} nodes at once; profile {limits.profile} allows 1"
@@ -104,9 +109,10 @@ def allowing(loaded: Loaded) -> tuple[str, ...]:
     return tuple(name for name, each in PROFILES.items() if not rehearse(loaded, each).refusals)
 
 
-def _compiled(step: Step) -> Rehearsed:
+def _compiled(step: Step, names: dict[str, str]) -> Rehearsed:
+    """``names`` has the addresses that stand for names, the same in every step."""
     fault = faults.parse(step.kind, step.params)
-    told, stand_ins = _with_addresses(fault)
+    told, stand_ins = _with_addresses(fault, names)
     node = NodeView.example(told.asks())
     name = getattr(told, "interface", "")
     if name and node.device(name) is None:
@@ -115,7 +121,7 @@ def _compiled(step: Step) -> Rehearsed:
     return Rehearsed(step, fault, draw, told.compile(node, FAULT_ID), stand_ins)
 
 
-def _with_addresses(fault: Fault) -> tuple[Fault, dict[str, str]]:
+def _with_addresses(fault: Fault, known: dict[str, str]) -> tuple[Fault, dict[str, str]]:
     """The fault as a node would get it, with addresses where only the controller knows them."""
     if not isinstance(fault, NetworkFault):
         return fault, {}
@@ -123,7 +129,7 @@ def _with_addresses(fault: Fault) -> tuple[Fault, dict[str, str]]:
         shape = {"topology": "", "groups": "", "peers": (f"{EXAMPLE_PEER}1/32",)}
         return fault.model_copy(update=shape), {"the other side": f"{EXAMPLE_PEER}1"}
     given = dict.fromkeys((*fault.named("peers"), *fault.named("exclude")))
-    names = {name: f"{EXAMPLE_PEER}{n}" for n, name in enumerate(given, 1)}
+    names = {name: known.setdefault(name, f"{EXAMPLE_PEER}{len(known) + 1}") for name in given}
     if not names:
         return fault, {}
     told = {
@@ -145,6 +151,17 @@ def _each_target(
 ) -> Iterator[list[Draw]]:
     for name in one.step.targets:
         yield [each.draw for each in others if _may_share(name, each.step.targets, targets)]
+
+
+def _on_its_nodes(
+    one: Rehearsed, others: Sequence[Rehearsed], targets: Mapping[str, Target]
+) -> dict[str, tuple[Effect, ...]]:
+    """The effects of those of ``others`` that a node of ``one`` may carry, by what to call them."""
+    return {
+        f"step {other.step.number} ({other.step.kind})": other.effects
+        for other in others
+        if any(_may_share(name, other.step.targets, targets) for name in one.step.targets)
+    }
 
 
 def _may_share(name: str, others: Sequence[str], targets: Mapping[str, Target]) -> bool:

@@ -60,7 +60,7 @@ def test_what_is_not_an_effect_is_refused(data: dict[str, Any]) -> None:
         (ALL[0], "set    chs-0-4 (IPv4, entries time out with the lease): 10.0.0.2/32"),
         (ALL[1], "delay 50ms ±0.005ms, loss 1%"),
         (ALL[2], "dummy: swallowed"),
-        (ALL[3], "--match-set chs-0-6 dst → MARK 0x1000000/0xf000000"),
+        (ALL[3], "--match-set chs-0-6 dst → MARK 0x1000000/0x1000000"),
         (ALL[3], "-i eth0 --sports 80,8000:8010 --probability 1% → DROP"),
         (ALL[3], "→ REJECT icmp6-port-unreachable"),
         (ALL[4], "2 burner(s), cgroup quota 60000 of 100000 µs"),

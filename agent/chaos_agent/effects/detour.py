@@ -41,12 +41,12 @@ def look(host: Host, effects: tuple[Effect, ...], last: Counts) -> tuple[Counts,
     )
     devices = {pipe.device: host.tc.link(pipe.device) for pipe in pipes}
     indices = [device.index for device in devices.values() if device]
-    marks = {pipe.mark for pipe in pipes}
+    own = _own_mark(effects)
     redirected = sum(
         redirect.packets
         for index in indices
         for redirect in host.tc.redirects(index)
-        if redirect.ours and redirect.mark in marks
+        if redirect.ours and redirect.mark & own
     )
     if redirected != last.redirected or marked < last.marked + _ENOUGH:
         grown = redirected != last.redirected
@@ -57,3 +57,9 @@ def look(host: Host, effects: tuple[Effect, ...], last: Counts) -> tuple[Counts,
         f"{marked - last.marked} packets were marked and none reached the filter on"
         f" {', '.join(devices)}: something between them takes the mark or the packets"
     )
+
+
+def _own_mark(effects: tuple[Effect, ...]) -> int:
+    """The bit that the fault's own rules set; pipes of combinations have those of others too."""
+    chains = (effect for effect in effects if isinstance(effect, Chain))
+    return next((rule.mark for chain in chains for rule in chain.rules if rule.mark), 0)

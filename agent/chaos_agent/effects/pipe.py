@@ -143,20 +143,22 @@ def _redirects(
 
 
 def shape(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> None:
-    """Give a link of ours the qdisc that was asked for, if any."""
+    """Give a link of ours the qdiscs that were asked for, if any: a tbf stands behind a netem."""
     if effect.netem:
         tc.add_netem(link, effect.netem)
-    elif effect.tbf:
-        tc.add_tbf(link, effect.tbf)
+    if effect.tbf:
+        tc.add_tbf(link, effect.tbf, behind_netem=effect.netem is not None)
 
 
 def qdisc_differs(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> str | None:
-    """How the qdisc of a link of ours differs from what was asked for; None when it does not."""
+    """How the qdiscs of a link of ours differ from what was asked for; None when they do not."""
+    wrong = None
     if effect.netem:
-        return _differs(link, "netem", in_ticks(effect.netem), tc.netem(link))
-    if effect.tbf:
-        return _differs(link, "tbf", tbf_in_ticks(effect.tbf), tc.tbf(link))
-    return None
+        wrong = _differs(link, "netem", in_ticks(effect.netem), tc.netem(link))
+    if effect.tbf and not wrong:
+        found = tc.tbf(link, behind_netem=effect.netem is not None)
+        wrong = _differs(link, "tbf", tbf_in_ticks(effect.tbf), found)
+    return wrong
 
 
 def _differs(

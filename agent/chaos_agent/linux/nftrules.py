@@ -33,7 +33,6 @@ _ICMPV6 = {
     "136": "nd-neighbor-advert",
     "137": "nd-redirect",
 }
-_ALL_MARKS = 2**32 - 1
 _MILLION = 1_000_000
 
 
@@ -299,10 +298,7 @@ def _verdict(rule: Rule, family: Family) -> Iterator[Command]:
         why = rule.reject_with.removeprefix(_REJECT_PREFIX[family]) or "port-unreachable"
         yield {"reject": {"type": _REJECT[family], "expr": why}}
     else:
-        # The bits that are set next are kept as well, which is how the kernel lists it.
-        kept = {"&": [_meta("mark"), _ALL_MARKS & ~rule.mask | rule.mark]}
-        value = {"|": [kept, rule.mark]}
-        yield {"mangle": {"key": _meta("mark"), "value": value}}
+        yield {"mangle": {"key": _meta("mark"), "value": {"|": [_meta("mark"), rule.mark]}}}
 
 
 def _is(left: Command, right: Any, operator: str = "==") -> Command:

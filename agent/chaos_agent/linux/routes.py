@@ -79,7 +79,7 @@ class Routes:
         return found
 
     def routes(self) -> list[Route]:
-        names = {link.index: link.name for link in self._tc.links()}
+        names = {link.index: link.name for link in self._tc.links() if not is_ours(link.name)}
         families: tuple[Family, ...] = (4, 6)
         return [
             Route(family, destination, names[index], metric)

@@ -46,6 +46,7 @@ from chaos_core.errors import ChaosError, Unsupported
 
 _ETH_P_ALL = 3
 _ETH_P: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
+_NETEM = 0x10000  # the handle of a netem of ours, whose one class is 1:1
 _NUD_INCOMPLETE = 0x01
 _NUD_FAILED = 0x20
 
@@ -114,39 +115,40 @@ class Tc:
         """Put netem at the root of a link of ours, replacing one that was there."""
         with _needs("the qdisc netem", link.name):
             self._ip.tc(
-                "replace", "netem", link.index, handle=0x10000,
+                "replace", "netem", link.index, handle=_NETEM,
                 values=in_ticks(netem), distribution=netem.distribution,
             )  # fmt: skip
 
     @kernel_call
-    def add_tbf(self, link: Link, tbf: Tbf) -> None:
-        """Put a token bucket at the root of a link of ours, replacing what was there.
+    def add_tbf(self, link: Link, tbf: Tbf, *, behind_netem: bool = False) -> None:
+        """Put a token bucket at the root of a link of ours, or behind the netem that is there.
 
         Its handle is not netem's: the kernel does not replace one kind by another.
         """
         with _needs("the qdisc tbf", link.name):
             self._ip.tc(
                 "replace", "tbf", link.index, handle=0x20000,
+                parent=_NETEM | 1 if behind_netem else U32,
                 rate=tbf.rate, burst=tbf.burst, limit=tbf.limit,
             )  # fmt: skip
 
     @kernel_call
     def netem(self, link: Link) -> dict[str, int] | None:
         """The root netem's parameters in the kernel's units, as ``in_ticks`` has them."""
-        options = self._root_qdisc(link, "netem")
+        options = self._qdisc(link, "netem", U32)
         return read_netem(options) if options else None
 
     @kernel_call
-    def tbf(self, link: Link) -> dict[str, int] | None:
-        """The root tbf's parameters in the kernel's units, as ``tbf_in_ticks`` has them."""
-        options = self._root_qdisc(link, "tbf")
+    def tbf(self, link: Link, *, behind_netem: bool = False) -> dict[str, int] | None:
+        """The tbf's parameters in the kernel's units, as ``tbf_in_ticks`` has them."""
+        options = self._qdisc(link, "tbf", _NETEM | 1 if behind_netem else U32)
         parms = options.get_attr("TCA_TBF_PARMS") if options else None
         return {key: int(parms[key]) for key in ("rate", "limit", "buffer")} if parms else None
 
-    def _root_qdisc(self, link: Link, kind: str) -> Any:
-        """The options of the qdisc at the root, if it is of that kind."""
+    def _qdisc(self, link: Link, kind: str, parent: int) -> Any:
+        """The options of the qdisc below that parent (U32: at the root), if it is of that kind."""
         for message in self._ip.get_qdiscs(index=link.index):
-            if message.get_attr("TCA_KIND") == kind and message["parent"] == U32:
+            if message.get_attr("TCA_KIND") == kind and message["parent"] == parent:
                 return message.get_attr("TCA_OPTIONS")
         return None
 

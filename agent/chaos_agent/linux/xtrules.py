@@ -207,7 +207,7 @@ def _build(built: Any, rule: Rule) -> Any:
         _load_nat(built.nfproto)
     target = built.create_target(rule.target)
     if rule.target == "MARK":
-        target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mask:#x}")
+        target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mark:#x}")
     if rule.target == "REJECT" and rule.reject_with:
         target.set_parameter("reject-with", rule.reject_with)
     if rule.target == "CT":
