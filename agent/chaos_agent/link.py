@@ -287,6 +287,7 @@ def _status(fault: FaultStatus) -> pb.FaultStatus:
         in_force_at_us=fault.in_force_at,
         ended_at_us=fault.ended_at,
         expires_at_us=fault.expires_at,
+        hits=pb.Hits(**fault.hits.model_dump(exclude_none=True)) if fault.hits else None,
     )
 
 

@@ -287,6 +287,7 @@ class Supervisor:
                 started_at=standing.started_at,
                 in_force_at=standing.in_force_at,
                 ended_at=outcome.ended_at,
+                hits=standing.hits,
             )
         )
         self.changed = True
@@ -336,6 +337,7 @@ class Supervisor:
             started_at=standing.started_at,
             in_force_at=standing.in_force_at,
             expires_at=lease.expires_at if lease else 0,
+            hits=standing.hits,
         )
 
     def _tell_refused(self, request: Apply, error: ChaosError, now: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from chaos_controller import clock, preflight
+from chaos_controller import clock, hitting, preflight
 from chaos_controller.fleet import Fleet
 from chaos_controller.grants import Authority
 from chaos_controller.limits import MAX_REASON
@@ -318,6 +318,9 @@ class Experiments:
             text = f"step {step.number} {step.kind}: {event.text}"
             if event.event == "node" or event.verdict:
                 self._say(live, "fault", text, node=event.node)
+            if event.HasField("hits"):
+                hits = span.hits | {event.node: hitting.read(event)}
+                span = live.faults[step.number] = _with(span, hits=hits)
             if event.event == "phase" and event.phase == Phase.OBSERVE:
                 span = live.faults[step.number] = _with(span, start_us=now)
                 self._step(live, core.InForce(step.number))

@@ -218,9 +218,12 @@ class Rule:
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
     ``queue`` is a Worker's by number; when nobody has it, packets go on as they are.
+    SEEN and EXPOSED let packets go on and only count them (``faults/_counting.py``).
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT", "NFQUEUE"]
+    target: Literal[
+        "RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT", "NFQUEUE", "SEEN", "EXPOSED"
+    ]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -708,5 +711,7 @@ def _rule(rule: Rule) -> str:
         "CT": f"zone {rule.zone}",
         "REDIRECT": str(rule.to_port),
         "NFQUEUE": f"{rule.queue} --queue-bypass",
+        "SEEN": "(only counted)",
+        "EXPOSED": "(only counted)",
     }
     return " ".join([*parts, f"→ {target}", details.get(target, rule.reject_with)]).rstrip()
