@@ -333,7 +333,7 @@ class Supervisor:
             run=standing.run,
             kind=standing.fault.kind,
             state=standing.state,
-            detail=standing.pending,
+            detail=standing.pending or (standing.hits.note if standing.hits else ""),
             started_at=standing.started_at,
             in_force_at=standing.in_force_at,
             expires_at=lease.expires_at if lease else 0,

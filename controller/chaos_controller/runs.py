@@ -28,6 +28,7 @@ from chaos_core.hits import Hits
 from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.log import Log
 from chaos_core.text import printable
+from chaos_proto.hits import from_wire
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -262,7 +263,7 @@ class Runs:
 
     def _first_hit(self, live: Live, part: core.Node, status: pb.FaultStatus) -> None:
         """Tell once that a fault meets traffic; how much it was is told at its end."""
-        hits = hitting.read(status)
+        hits = from_wire(status)
         if part.phase is not core.NodePhase.IN_FORCE or part.name in live.hitting:
             return
         if hits and hits.count and hits.seen is not None:
@@ -410,9 +411,7 @@ def _events(status: pb.FaultStatus) -> list[core.Event]:
             return [core.Refusal(status.fault, status.code or "refused", status.detail)]
         case "ended":
             reason = status.reason or status.code or "unknown"
-            ended = core.Ended(
-                status.fault, reason, status.clean, status.detail, hitting.read(status)
-            )
+            ended = core.Ended(status.fault, reason, status.clean, status.detail, from_wire(status))
             return [*was_in_force, ended]
         case "in_force":
             return [core.InForce(status.fault)]

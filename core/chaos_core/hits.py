@@ -74,17 +74,22 @@ class Hits(BaseModel):
 def add(counts: Iterable[Hits | None]) -> Hits | None:
     """The sum over the parts of one fault; None when none of them is counted.
 
-    Parts of different units do not add up: those of the first one's unit count.
+    Connections that are counted by the packet that opens them and other packets add up to
+    packets. Else parts of different units do not: those of the first one's unit count.
     """
     given = [each for each in counts if each is not None]
     if not given:
         return None
-    same = [each for each in given if each.unit == given[0].unit]
+    unit = given[0].unit
+    if {each.unit for each in given} == {"connections", "packets"}:
+        unit, same = "packets", given
+    else:
+        same = [each for each in given if each.unit == unit]
     seen = [each.seen for each in same if each.seen is not None]
     asked = [each.asked for each in same if each.asked is not None]
     return Hits(
         count=sum(each.count for each in same),
-        unit=given[0].unit,
+        unit=unit,
         seen=sum(seen) if seen else None,
         asked=sum(asked) if asked else None,
         note="; ".join(dict.fromkeys(each.note for each in same if each.note)),
