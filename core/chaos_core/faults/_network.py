@@ -96,8 +96,10 @@ _MAX_LIMIT = 200_000
 def queue_limit(delay_us: int) -> int:
     """Packets that netem must hold so that the queue itself drops none: rate x delay.
 
-    netem's default of 1,000 drops at speed (a known trap). 10 Gbit/s of full
-    frames is assumed, between 10,000 and 200,000 packets.
+    netem's default of 1,000 drops at speed (a known trap). 10 Gbit/s of full frames is
+    assumed, between 10,000 and 200,000 packets: enough for 240 ms of it. A longer delay has
+    room for less (30 s: 6,667 packets a second). What does not fit is dropped, which is noticed
+    and ends the fault as disturbed.
     """
     return max(10_000, min(_MAX_LIMIT, int(delay_us * _PACKETS_PER_US)))
 

@@ -150,11 +150,11 @@ def _age(node: Node) -> str:
 
 
 def _hits(nodes: Iterable[Node]) -> list[str]:
-    """What live faults have hit so far, a line each, after an empty one."""
+    """What live faults have hit so far, two lines each, after an empty one."""
     from chaosctl import hitting
 
     lines = [
-        f"{output.clean(node.name)}: {output.clean(fault.kind)} {hitting.said(fault)}"
+        f"{output.clean(node.name)}: {output.clean(fault.kind)}\n  {hitting.said(fault)}"
         for node in nodes
         for fault in _live(node.faults)
     ]
