@@ -17,6 +17,7 @@ differs from its snapshot.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,9 +25,12 @@ from chaos_agent import snapshot
 from chaos_agent.effects import (
     AWAITED,
     Pulsing,
+    counters,
     detour,
+    hitting,
     next_boots,
     ops,
+    overflow,
     revert_all,
     sweep,
     went_with_the_machine,
@@ -39,6 +43,7 @@ from chaos_core import composition
 from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
 from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
+from chaos_core.hits import Hits, add
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
 
@@ -63,6 +68,9 @@ class Standing:
     pending: str = ""  # what was not yet as asked when last read back
     applied: Snapshot | None = None  # as it was right after the apply; None before
     counts: Counts = field(default_factory=Counts)
+    hits: Hits | None = None  # as last counted; None: not counted
+    before_hits: dict[Effect, Hits] = field(default_factory=dict)
+    earlier_rounds: Hits | None = None
     next_turn: int | None = None  # when an effect with a pattern of its own has something to do
     round_at: int = 0  # when it was last done, if it is done again and again
     round: tuple[Effect, ...] = ()
@@ -140,6 +148,7 @@ class Engine:
         standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
         standing.hold_until, standing.hold_at_most = lease.hold_until, lease.hold_at_most
+        standing.before_hits = hitting.origins(self.host, effects)
         self._go_on(standing)
         self.check(standing)
         return standing
@@ -200,14 +209,25 @@ class Engine:
             if text := ops(effect).verify(self.host, effect):
                 wrong.append(text)
         if not wrong:
-            standing.counts, lost = detour.look(self.host, standing.effects, standing.counts)
-            wrong += [lost] if lost else []
+            wrong += self._count(standing)
         standing.pending = "; ".join(wrong)
         if standing.state == "applying" and not wrong:
             standing.state = "in_force"
             standing.in_force_at = self.clock()
         elif standing.state == "in_force" and wrong:
             raise NotInForce(standing.pending)
+
+    def _count(self, standing: Standing, *, fresh: bool = False) -> list[str]:
+        """Take the counts; and what they say that is not as it should be.
+
+        From what ``verify`` has just read, unless ``fresh``.
+        """
+        effects = standing.effects[: standing.begun]
+        found = counters.read(self.host, effects, fresh=fresh)
+        hits = hitting.total(self.host, effects, found, standing.before_hits)
+        standing.hits = add((hits, standing.earlier_rounds)) or standing.hits
+        standing.counts, lost = detour.look(self.host, effects, standing.counts, found)
+        return [text for text in (lost, overflow.look(self.host, effects, found)) if text]
 
     def turn(self, standing: Standing, hold_until: int) -> None:
         """Let effects with a pattern of their own do what is due."""
@@ -240,6 +260,8 @@ class Engine:
         except (InvalidInput, Unsupported):  # nothing of the kind is there, or not any more
             return False
         standing.round = effects
+        done = hitting.total(self.host, effects, counters.Counters(), {})
+        standing.earlier_rounds = add((standing.earlier_rounds, done))
         return True
 
     def renew(self, fault_id: str, hold_until: int) -> None:
@@ -257,6 +279,8 @@ class Engine:
         """
         standing = self.standing[fault_id]
         standing.state = "reverting"
+        with suppress(ChaosError, OSError):  # nothing may keep a fault from being reverted
+            self._count(standing, fresh=True)
         meanwhile = self._look(standing)
         difference = revert_all(self.host, standing.effects, self.step)
         if next_boots(self.host, standing.effects):

@@ -40,6 +40,7 @@ from chaos_core.messages import (
 )
 from chaos_core.text import printable
 from chaos_proto.channel import MAX_TO_AGENT, dial, raise_from
+from chaos_proto.hits import to_wire
 from chaos_proto.v1 import chaos_pb2 as pb
 from chaos_proto.v1 import chaos_pb2_grpc as rpc
 
@@ -287,6 +288,7 @@ def _status(fault: FaultStatus) -> pb.FaultStatus:
         in_force_at_us=fault.in_force_at,
         ended_at_us=fault.ended_at,
         expires_at_us=fault.expires_at,
+        hits=to_wire(fault.hits),
     )
 
 

@@ -287,6 +287,7 @@ class Supervisor:
                 started_at=standing.started_at,
                 in_force_at=standing.in_force_at,
                 ended_at=outcome.ended_at,
+                hits=standing.hits,
             )
         )
         self.changed = True
@@ -332,10 +333,11 @@ class Supervisor:
             run=standing.run,
             kind=standing.fault.kind,
             state=standing.state,
-            detail=standing.pending,
+            detail=standing.pending or (standing.hits.note if standing.hits else ""),
             started_at=standing.started_at,
             in_force_at=standing.in_force_at,
             expires_at=lease.expires_at if lease else 0,
+            hits=standing.hits,
         )
 
     def _tell_refused(self, request: Apply, error: ChaosError, now: int) -> None:

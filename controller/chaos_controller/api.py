@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
-from chaos_controller import clock
+from chaos_controller import clock, hitting
 from chaos_controller.aborts import Aborts
 from chaos_controller.access import Context, caller, certificate
 from chaos_controller.certificates import Certificates
@@ -150,7 +150,7 @@ class Operator(rpc.OperatorServicer):
         await self._runs.recorder.flush()
         await self._known_run(request.run)
         for row in await self._store.events(request.run):
-            await context.write(pb.RunEvent(**row))
+            await context.write(hitting.event(row))
 
     async def _watch_all(self, context: Context) -> None:
         with self._runs.feed.subscribe() as queue:
@@ -185,7 +185,7 @@ class Operator(rpc.OperatorServicer):
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
         await self._runs.recorder.flush()
         row = await self._known_run(request.id)
-        events = [pb.RunEvent(**event) for event in await self._store.events(request.id)]
+        events = [hitting.event(event) for event in await self._store.events(request.id)]
         return pb.GetRunResponse(run=_run(row), events=events)
 
     async def CreateToken(

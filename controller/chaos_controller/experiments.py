@@ -41,6 +41,7 @@ from chaos_experiment.probes._watch import once, watch
 from chaos_experiment.record import Event, FaultSpan, Record
 from chaos_experiment.series import Series
 from chaos_experiment.targets import Node, choose
+from chaos_proto.hits import from_wire
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -318,6 +319,10 @@ class Experiments:
             text = f"step {step.number} {step.kind}: {event.text}"
             if event.event == "node" or event.verdict:
                 self._say(live, "fault", text, node=event.node)
+            if event.HasField("hits"):
+                told = from_wire(event)
+                hits = span.hits | ({event.node: told} if told else {})
+                span = live.faults[step.number] = _with(span, hits=hits)
             if event.event == "phase" and event.phase == Phase.OBSERVE:
                 span = live.faults[step.number] = _with(span, start_us=now)
                 self._step(live, core.InForce(step.number))

@@ -25,6 +25,7 @@ from chaos_controller.limits import (
 from chaos_core import envelope
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
+from chaos_core.hits import MAX_NOTE, UNITS
 from chaos_core.messages import (
     MAX_ADDRESSES,
     MAX_DETAIL,
@@ -41,6 +42,7 @@ _WORD: Final = 64  # bytes of a name, an id, a state
 _SENTENCE: Final = 300
 _EPOCHS: Final = 2**63
 _SURVIVED_WORDS: Final = ("boot", "run", "fault", "kind")
+_MOST_HITS: Final = 2**53  # what every reader of JSON takes exactly
 _MAX_VALUE: Final = 1e18  # as records keep figures
 _STATUS_WORDS: Final = ("fault", "run", "kind", "state", "reason", "code")
 
@@ -88,8 +90,19 @@ def heartbeat(said: pb.Heartbeat, node: str) -> pb.Heartbeat:
         for name in _STATUS_WORDS:
             setattr(status, name, printable(getattr(status, name), _WORD))
         status.detail = printable(status.detail, MAX_DETAIL)
+        _hits(status)
     _replace(said.quarantine, (printable(text, MAX_LINE) for text in said.quarantine[:MAX_LINES]))
     return said
+
+
+def _hits(status: pb.FaultStatus) -> None:
+    """Bring what a fault has hit into bounds; what is no such figure is left out."""
+    told = status.hits
+    figures = (told.count, told.seen, told.asked)
+    if told.unit not in UNITS or any(figure >= _MOST_HITS for figure in figures):
+        status.ClearField("hits")
+    else:
+        told.note = printable(told.note, MAX_NOTE)
 
 
 def observations(said: pb.Observations, node: str) -> pb.Observations:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from chaos_controller import clock, grants, preflight, returning
+from chaos_controller import clock, grants, hitting, preflight, returning
 from chaos_controller.fleet import Fleet, NodeSession
 from chaos_controller.grants import Authority
 from chaos_controller.limits import MAX_REASON
@@ -24,9 +24,11 @@ from chaos_controller.store import LatchRow, NewRun, Occupied, Store
 from chaos_controller.timeline import Feed, Recorder, Timeline
 from chaos_core import run as core
 from chaos_core.envelope import Draw
+from chaos_core.hits import Hits
 from chaos_core.lease import HEARTBEAT_INTERVAL
 from chaos_core.log import Log
 from chaos_core.text import printable
+from chaos_proto.hits import from_wire
 from chaos_proto.identity import Identity
 from chaos_proto.v1 import chaos_pb2 as pb
 
@@ -47,6 +49,7 @@ class Live:
     timeline: Timeline
     boots: dict[str, str] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
+    hitting: set[str] = field(default_factory=set)  # nodes that have told of their first hit
 
     def on(self, node: str) -> core.Node | None:
         """This run's share of a node."""
@@ -146,6 +149,8 @@ class Runs:
                 events = returning.events(part, status, session, boot, now - since) or events
             for event in events:
                 self._step(live, event, now)
+            if status is not None:
+                self._first_hit(live, part, status)
         self._revert_leftovers(session, now)
         self._sweep(now, session.node)
 
@@ -235,8 +240,12 @@ class Runs:
             instructions = live.machine.step(events.popleft(), now)
             for fault, part in live.machine.nodes.items():
                 if part.phase is not before[fault] and part.phase is not core.NodePhase.SENT:
-                    text = _describe(part)
-                    self.note(live.timeline, "node", phase_before, node=part.name, text=text)
+                    self.note(
+                        *(live.timeline, "node", phase_before),
+                        node=part.name,
+                        text=_describe(part),
+                        hits=part.hits,
+                    )
             for instruction in instructions:
                 match instruction:
                     case core.Entered(phase, text):
@@ -251,6 +260,21 @@ class Runs:
                             session.revert(reason, fault)
                     case core.Finished(verdict, reason):
                         self._finish(live, verdict, reason, now)
+
+    def _first_hit(self, live: Live, part: core.Node, status: pb.FaultStatus) -> None:
+        """Tell once that a fault meets traffic; how much it was is told at its end."""
+        hits = from_wire(status)
+        if part.phase is not core.NodePhase.IN_FORCE or part.name in live.hitting:
+            return
+        if hits and hits.count and hits.seen is not None:
+            live.hitting.add(part.name)
+            text = f"first hit: {hits}"
+            self.note(
+                *(live.timeline, "node", live.machine.phase),
+                node=part.name,
+                text=text,
+                hits=hits,
+            )
 
     def _apply(self, live: Live, node: str, fault: str, now: int) -> bool:
         """Send a fault under the lease of the node's last heartbeat. False: no way to."""
@@ -291,6 +315,7 @@ class Runs:
         node: str = "",
         text: str = "",
         verdict: str = "",
+        hits: Hits | None = None,
     ) -> None:
         """Add a line to a timeline, for those who watch and for the store."""
         line: dict[str, Any] = {
@@ -303,8 +328,9 @@ class Runs:
             "node": node,
             "text": text,
             "verdict": verdict,
+            "hits": hitting.write(hits),
         }
-        message = pb.RunEvent(**line)
+        message = hitting.event(line)
         timeline.add(message)
         self.feed.publish(message)
         self.recorder.later(partial(self._store.add_event, line))
@@ -385,7 +411,7 @@ def _events(status: pb.FaultStatus) -> list[core.Event]:
             return [core.Refusal(status.fault, status.code or "refused", status.detail)]
         case "ended":
             reason = status.reason or status.code or "unknown"
-            ended = core.Ended(status.fault, reason, status.clean, status.detail)
+            ended = core.Ended(status.fault, reason, status.clean, status.detail, from_wire(status))
             return [*was_in_force, ended]
         case "in_force":
             return [core.InForce(status.fault)]
@@ -398,8 +424,9 @@ def _describe(part: core.Node) -> str:
     if part.phase is not core.NodePhase.ENDED:
         return part.phase.value.replace("_", " ")
     state = "clean" if part.clean else "NOT CLEAN"
+    hit = f", hit {part.hits}" if part.hits else ""
     detail = f": {part.detail}" if part.detail else ""
-    return f"ended ({part.reason}), {state}{detail}"
+    return f"ended ({part.reason}), {state}{hit}{detail}"
 
 
 def _audited(request: pb.InjectRequest) -> str:

@@ -201,7 +201,7 @@ def _outlets(fault: str, effects: Sequence[Effect]) -> list[_Outlet]:
     return [
         _Outlet(fault, pipe, tuple(marked.get(pipe.device, ())))
         for pipe in effects
-        if isinstance(pipe, Pipe) and pipe.mark.bit_count() == 1
+        if isinstance(pipe, Pipe) and not pipe.combines
     ]
 
 

@@ -171,6 +171,11 @@ class Pipe:
         """What kind of link it takes."""
         return "ifb" if self.netem or self.tbf else "dummy"
 
+    @property
+    def combines(self) -> bool:
+        """Whether it is for packets that several faults hit, each of which has one bit."""
+        return self.mark.bit_count() > 1
+
 
 @dataclass(frozen=True, slots=True)
 class Catch:
@@ -220,9 +225,12 @@ class Rule:
     stand somewhere in the packet, in hexadecimal; the case of letters does not matter.
     ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
     ``queue`` is a Worker's by number; when nobody has it, packets go on as they are.
+    SEEN and EXPOSED let packets go on and only count them (``faults/_counting.py``).
     """
 
-    target: Literal["RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT", "NFQUEUE"]
+    target: Literal[
+        "RETURN", "MARK", "DROP", "REJECT", "REDIRECT", "CT", "NFQUEUE", "SEEN", "EXPOSED"
+    ]
     source: str = ""
     destination: str = ""
     protocol: str = ""  # tcp, udp, icmp, icmpv6
@@ -711,5 +719,7 @@ def _rule(rule: Rule) -> str:
         "CT": f"zone {rule.zone}",
         "REDIRECT": str(rule.to_port),
         "NFQUEUE": f"{rule.queue} --queue-bypass",
+        "SEEN": "(only counted)",
+        "EXPOSED": "(only counted)",
     }
     return " ".join([*parts, f"→ {target}", details.get(target, rule.reject_with)]).rstrip()

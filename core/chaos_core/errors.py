@@ -37,6 +37,7 @@ class Exit(IntEnum):
     ABORTED = 4
     CONTROLLER_UNREACHABLE = 5
     NODE_UNREACHABLE = 6
+    NO_EFFECT = 7
 
 
 class ChaosError(Exception):

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from chaos_core.envelope import MAX_FAULTS
 from chaos_core.errors import InvalidInput
+from chaos_core.hits import Hits
 from chaos_core.text import printable
 
 T = TypeVar("T")
@@ -113,7 +114,7 @@ class FaultStatus(Message):
 
     ``state``: applying, in_force, reverting, ended, refused. ``clean`` says
     whether the node equalled its snapshot afterwards. Times are µs of this
-    node's CLOCK_BOOTTIME, for reports only.
+    node's CLOCK_BOOTTIME, for reports only. ``hits`` is None for what is not counted.
     """
 
     fault: str
@@ -128,6 +129,7 @@ class FaultStatus(Message):
     in_force_at: int = 0
     ended_at: int = 0
     expires_at: int = 0
+    hits: Hits | None = None
 
 
 class Survived(Message):

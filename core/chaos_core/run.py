@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from chaos_core.hits import Hits
 from chaos_core.lease import ABORT_BOUND
 from chaos_core.units import Duration
 
@@ -38,6 +39,7 @@ class Verdict(StrEnum):
     """How a run ended."""
 
     HELD = "held"  # in force on every node for as long as asked, reverted, read back clean
+    NO_EFFECT = "no_effect"  # in force and clean after, but it hit nothing of what there was
     FAILED = "failed"  # not in force, disturbed, or not clean after
     REFUSED = "refused"  # a node refused it; nothing was done there
     ABORTED = "aborted"  # by an operator or an abort condition
@@ -69,6 +71,7 @@ class Node:
     reason: str = ""
     detail: str = ""
     clean: bool | None = None  # None: not confirmed
+    hits: Hits | None = None  # None: not counted
 
 
 # ── events ────────────────────────────────────────────────────────────────────────────────
@@ -103,6 +106,7 @@ class Ended:
     reason: str
     clean: bool
     detail: str = ""
+    hits: Hits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +262,7 @@ class Run:
         asked_for = {REBOOTED if self.returns else "duration"}
         asked_for |= set() if self.may_hold else {"duration", "revert", "abort"}
         node.phase, node.reason = NodePhase.ENDED, event.reason
-        node.clean, node.detail = event.clean, event.detail
+        node.clean, node.detail, node.hits = event.clean, event.detail, event.hits
         if not event.clean:
             self._fail(Verdict.FAILED, f"{node.name}: not clean: {event.detail}", now)
         elif event.reason not in asked_for:
@@ -330,10 +334,26 @@ class Run:
         held = "in force as asked, and clean after"
         if self.returns:
             held = "; ".join(f"{n.name}: {n.detail}" for n in self.nodes.values())
-        verdict, reason = self._failure or (Verdict.HELD, held)
+        verdict, reason = self._failure or self._missed() or (Verdict.HELD, held + self._idle())
         self._enter(final, reason, now)
         self.verdict, self.reason = verdict, reason
         self._out.append(Finished(verdict, reason))
+
+    def _missed(self) -> tuple[Verdict, str] | None:
+        """The verdict when the fault passed by, on some node, what it could have hit."""
+        missed = [node for node in self.nodes.values() if node.hits and node.hits.missed]
+        text = "; ".join(f"{node.name}: in force, but it hit {node.hits}" for node in missed)
+        return (Verdict.NO_EFFECT, text) if missed else None
+
+    def _idle(self) -> str:
+        """What the counters say of nodes where the fault had nothing, or not all, to hit."""
+        told = [
+            f"; {node.name}: "
+            + ("no traffic that it could have hit was seen" if node.hits.idle else node.hits.note)
+            for node in self.nodes.values()
+            if node.hits and (node.hits.idle or node.hits.note)
+        ]
+        return "".join(told)
 
     def _all(self, *phases: NodePhase) -> bool:
         return all(node.phase in phases for node in self.nodes.values())

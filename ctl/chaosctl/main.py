@@ -39,6 +39,7 @@ _MEANINGS = {
     Exit.ABORTED: "the run was aborted",
     Exit.CONTROLLER_UNREACHABLE: "the controller does not answer",
     Exit.NODE_UNREACHABLE: "a node is unreachable or quarantined",
+    Exit.NO_EFFECT: "the fault was in force, and hit nothing of what there was",
 }
 # \b keeps the lines as they are.
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {text}" for code, text in _MEANINGS.items())

@@ -31,6 +31,7 @@ STYLES = {
     "quarantined": "red",
     "fenced": "red",
     "failed": "red",
+    "no_effect": "red",
     "refused": "red",
     "aborted": "red",
     "abort": "red",

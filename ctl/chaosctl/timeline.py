@@ -28,6 +28,7 @@ _EXITS = {
     "interrupted": Exit.FAILED,
     "refused": Exit.REFUSED,
     "aborted": Exit.ABORTED,
+    "no_effect": Exit.NO_EFFECT,
 }
 
 

@@ -50,6 +50,7 @@ class Verdict(StrEnum):
 
     PASSED = "passed"  # the system held, and was well again in time
     FAILED = "failed"  # it did not, or a fault was not what was asked for
+    NO_EFFECT = "no_effect"  # a fault hit nothing of what there was: nothing is proven
     ABORTED = "aborted"  # by an abort condition or an operator
     INTERRUPTED = "interrupted"  # its controller died; the leases ended it
     REFUSED = "refused"  # nothing was hurt
@@ -307,7 +308,11 @@ class Experiment:
         if verdict is RunVerdict.HELD or self._failure is not None:
             return
         refused = verdict is RunVerdict.REFUSED and self.hurt_at is None and not self._running
-        ended = {RunVerdict.ABORTED: Verdict.ABORTED, RunVerdict.INTERRUPTED: Verdict.INTERRUPTED}
+        ended = {
+            RunVerdict.ABORTED: Verdict.ABORTED,
+            RunVerdict.INTERRUPTED: Verdict.INTERRUPTED,
+            RunVerdict.NO_EFFECT: Verdict.NO_EFFECT,
+        }
         as_whole = Verdict.REFUSED if refused else ended.get(verdict, Verdict.FAILED)
         self._fail(as_whole, f"step {number}: {reason}", now)
 

@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Verdict = Literal["passed", "failed", "aborted", "interrupted", "refused"]
+from chaos_core.hits import Hits
+
+Verdict = Literal["passed", "failed", "no_effect", "aborted", "interrupted", "refused"]
 
 # Bounds that every program's numbers can hold exactly: a record may come from a file.
 Us = Annotated[int, Field(ge=-(2**53), le=2**53)]
@@ -50,6 +52,7 @@ class FaultSpan(_Part):
     end_us: Us | None
     verdict: str
     reason: str
+    hits: dict[str, Hits] = {}  # by node; without those on which it is not counted
 
 
 class Point(_Part):

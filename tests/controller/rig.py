@@ -182,6 +182,7 @@ class Agent:
     calls_itself: str = ""
     silent: bool = False  # hears nothing, says nothing: cut off
     refuses: str = ""
+    hits: pb.Hits | None = None  # of each of its faults
     unable: str = ""
     quarantine: tuple[str, ...] = ()
     stays_quarantined: bool = False
@@ -334,6 +335,7 @@ class Agent:
             state="in_force",
             clean=True,
             in_force_at_us=clock.now(),
+            hits=self.hits,
         )
         if self.refuses:
             status.state, status.code, status.detail = "refused", "envelope", self.refuses

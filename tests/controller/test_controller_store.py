@@ -170,6 +170,7 @@ async def test_a_database_of_the_version_before_is_migrated_with_what_it_holds(
             "DROP TABLE certificates",
             "DROP TABLE revocations",
             "ALTER TABLE tokens DROP COLUMN actor",
+            "ALTER TABLE run_events DROP COLUMN hits",
             "UPDATE alembic_version SET version_num = '0001'",
         ):
             database.execute(statement)

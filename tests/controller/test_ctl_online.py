@@ -210,6 +210,7 @@ Capture = pytest.CaptureFixture[str]
         ("interrupted", Exit.FAILED),
         ("refused", Exit.REFUSED),
         ("aborted", Exit.ABORTED),
+        ("no_effect", Exit.NO_EFFECT),
         ("unheard-of", Exit.FAILED),
     ],
 )
@@ -507,6 +508,14 @@ def test_nodes_fit_80_columns_and_say_why_one_is_quarantined(
         assert text in shown
     assert "cpu.stress" not in shown
     assert "\x1b" not in shown
+    assert "network.latency\n  (hits are not counted for it)" in shown, "and not a zero"
+    held.hits.CopyFrom(pb.Hits(count=12, unit="packets", seen=9000, note="3 of them dropped"))
+    controller.nodes.nodes[0].faults[0].CopyFrom(held)
+    assert main(["nodes"]) == Exit.DONE
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "network.latency" in shown
+    assert "network.latency\n  hit 12 of 9000 packets (3 of them dropped)" in shown
     assert main(["nodes", "-o", "json"]) == Exit.DONE
     assert json.loads(capsys.readouterr().out)["nodes"][1]["state"] == "unreachable"
 

@@ -175,7 +175,11 @@ def test_delay_and_loss_to_one_peer_at_once_whichever_ends_first(
         for _ in range(3):
             assert not answered(node, net, net.peer[4])
             node.look()
-        assert {node.status(each).state for each in made.values()} == {"in_force"}
+        statuses = [node.status(each) for each in made.values()]
+        assert {status.state for status in statuses} == {"in_force"}
+        counts = {status.hits.count for status in statuses}
+        assert len(counts) == 1, "each packet is hit by both, and counted once for each"
+        assert counts.pop() > 0, "in force and idle"
         node.grant("r-1")
         node.supervisor.obey(Revert(fault=made["network.partition"]), now_us())
         times = answered(node, net, net.peer[4])

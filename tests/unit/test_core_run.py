@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chaos_core.hits import Hits
 from chaos_core.lease import ABORT_BOUND
 from chaos_core.run import (
     INJECT_BUDGET,
@@ -340,3 +341,68 @@ def test_only_what_takes_its_node_down_may_lose_it() -> None:
     run = make()
     assert play(run, (0, Start()), (S, Down("fa")))[-1] == Apply("a", "fa")
     assert run.nodes["fa"].phase is NodePhase.SENT
+
+
+# ── what was hit ──────────────────────────────────────────────────────────────────────────
+
+MISSED = Hits(count=0, unit="packets", seen=53)
+IDLE = Hits(count=0, unit="packets", seen=0)
+HIT = Hits(count=12, unit="packets", seen=53)
+SHORT = Hits(count=30, unit="cpu_us", asked=300, note="asked 15% of the CPU, got 3.2%")
+
+
+def hit(
+    hits: Hits | None, fault: str = "fa", reason: str = "duration", clean: bool = True
+) -> Ended:
+    return Ended(fault, reason, clean, hits=hits)
+
+
+def test_a_fault_that_hit_nothing_of_what_was_seen_has_had_no_effect() -> None:
+    run = make()
+    steps = play(run, *IN_FORCE, (61 * S, hit(MISSED)))
+    assert steps[-1] == Finished(Verdict.NO_EFFECT, "a: in force, but it hit 0 of 53 packets")
+
+
+@pytest.mark.parametrize(
+    ("hits", "says"),
+    [
+        (IDLE, "a: no traffic that it could have hit was seen"),
+        (HIT, ""),
+        (None, ""),
+        (SHORT, "a: asked 15% of the CPU, got 3.2%"),
+        (Hits(count=0, unit="throttled periods"), ""),
+    ],
+)
+def test_what_was_hit_or_was_not_there_to_be_hit_holds_and_is_told(
+    hits: Hits | None, says: str
+) -> None:
+    run = make()
+    steps = play(run, *IN_FORCE, (61 * S, hit(hits)))
+    said = "in force as asked, and clean after" + (f"; {says}" if says else "")
+    assert steps[-1] == Finished(Verdict.HELD, said)
+
+
+def test_one_node_without_effect_is_enough() -> None:
+    run = make("a", "b")
+    play(run, (0, Start()), (S, InForce("fa")), (S, InForce("fb")), (61 * S, hit(HIT)))
+    steps = play(run, (61 * S, hit(MISSED, "fb")))
+    assert steps[-1] == Finished(Verdict.NO_EFFECT, "b: in force, but it hit 0 of 53 packets")
+
+
+@pytest.mark.parametrize(
+    ("event", "verdict"),
+    [
+        (hit(MISSED, clean=False), Verdict.FAILED),
+        (hit(MISSED, reason="disturbed"), Verdict.FAILED),
+        (hit(MISSED, reason="lease"), Verdict.FAILED),
+    ],
+)
+def test_a_failure_comes_before_no_effect(event: Ended, verdict: Verdict) -> None:
+    steps = play(make(), *IN_FORCE, (61 * S, event))
+    assert [step.verdict for step in steps if isinstance(step, Finished)] == [verdict]
+
+
+def test_an_abort_says_nothing_of_the_effect() -> None:
+    run = make()
+    steps = play(run, *IN_FORCE, (2 * S, Abort("enough")), (3 * S, hit(MISSED, reason="abort")))
+    assert [step.verdict for step in steps if isinstance(step, Finished)] == [Verdict.ABORTED]

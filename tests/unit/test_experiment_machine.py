@@ -289,6 +289,13 @@ def test_a_step_that_fails_ends_the_others() -> None:
     assert {each.step.number for _, each in system.all(Start)} == {1, 2}  # type: ignore[union-attr]
 
 
+def test_with_a_step_that_had_no_effect_it_does_not_pass() -> None:
+    system = System(plan(step(1)), verdicts={1: (RunVerdict.NO_EFFECT, "n1: hit 0 of 9 packets")})
+    machine = system.play()
+    assert machine.verdict is Verdict.NO_EFFECT
+    assert machine.reason == "step 1: n1: hit 0 of 9 packets"
+
+
 def test_an_operator_ends_it_at_any_time_without_waiting_for_recovery() -> None:
     for at in (-1, 0, 5 * S, 11 * S):
         system = System(plan(), slow_while(2 * S, 100 * S, 400_000.0))

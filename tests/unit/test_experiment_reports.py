@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.simulated_runs import BASELINE, refused, simulated
 
+from chaos_core.hits import Hits
 from chaos_experiment.compare import compare
 from chaos_experiment.record import Check, Event, FaultSpan, PhaseSpan, Point, ProbeRecord, Record
 from chaos_experiment.reports import _content as content
@@ -149,6 +150,24 @@ def test_parameters_are_shown_as_one_writes_them() -> None:
     )  # fmt: skip
     record = Record(id="r-1", title="t", started="2026-11-28T16:00:00Z", faults=[span])
     assert content.faults(record)[0][1] == "network.reject peers=role=db,n1 share=10%"
+
+
+def test_what_a_fault_hit_stands_beside_it_and_what_is_not_counted_is_no_zero() -> None:
+    hits = Hits(count=12, unit="packets", seen=9000)
+    span = FaultSpan(
+        step=1, kind="network.latency", params={}, nodes=["n1", "n2"], start_us=None, end_us=None,
+        verdict="held", reason="", hits={"n1": hits},
+    )  # fmt: skip
+    uncounted = span.model_copy(update={"hits": {}})
+    record = Record(id="r-1", title="t", started="2026-11-28T16:00:00Z", faults=[span, uncounted],
+                    verdict="no_effect")  # fmt: skip
+    column = content.FAULTS.index("hit")
+    assert [row[column] for row in content.faults(record)] == ["n1: 12 of 9000 packets",
+                                                               "not counted"]  # fmt: skip
+    assert "n1: 12 of 9000 packets" in markdown.render(record)
+    assert "n1: 12 of 9000 packets" in html.render(record)
+    assert json.loads(record.model_dump_json())["faults"][0]["hits"]["n1"]["count"] == 12
+    assert "<error" in junit.render(record), "nothing was proven, and nothing has failed"
 
 
 def test_the_sample_that_decided() -> None:

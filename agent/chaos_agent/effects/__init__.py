@@ -11,11 +11,15 @@ import pkgutil
 import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Effect, Reboot, UndoTimer, Worker
 from chaos_core.errors import ChaosError
+
+if TYPE_CHECKING:  # an undo loads no more than it needs
+    from chaos_agent.effects.counters import Counters
+    from chaos_core.hits import Hits
 
 # What comes after one of these in a fault is applied once it is read back as in force.
 AWAITED = (Worker,)
@@ -57,6 +61,22 @@ class Pulsing(Protocol):
 
     def turn(self, host: Host, effect: Any, expires_at_us: int) -> int:
         """Do what this moment asks for, under a lease until then; when to ask again."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """What effects have beside of which the kernel counts how much they hit."""
+
+    def count(self, host: Host, effect: Any, counters: Counters) -> Hits | None:
+        """How much so far, by ``counters`` or what else the kernel says; None: not counted."""
+
+
+@runtime_checkable
+class Eventful(Protocol):
+    """What effects have beside whose hits are events of something of the user's."""
+
+    def events(self, host: Host, effect: Any) -> Hits | None:
+        """How often it has ever happened, also before; None: not counted."""
 
 
 def ops(effect: Effect) -> Ops:

@@ -6,10 +6,23 @@ it stays. So does everything in a group that the service got by a new start.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from chaos_agent.linux import limits
 from chaos_agent.linux.host import Host
 from chaos_core.effects import CgroupLimit
 from chaos_core.errors import Unsupported
+
+if TYPE_CHECKING:  # an undo loads no more than it needs
+    from chaos_core.hits import Hits, Unit
+
+# Where the kernel counts how often a limit held something up. Of io.max it counts nothing.
+_EVENTS: dict[str, tuple[str, str, Unit]] = {
+    "cpu.max": ("cpu.stat", "nr_throttled", "throttled periods"),
+    "memory.high": ("memory.events", "high", "reclaims"),
+    "memory.max": ("memory.events", "max", "reclaims"),
+    "pids.max": ("pids.events", "max", "refused forks"),
+}
 
 
 class CgroupLimitOps:
@@ -41,6 +54,15 @@ class CgroupLimitOps:
     def absent(self, host: Host, effect: CgroupLimit) -> str | None:  # noqa: ARG002
         found = limits.read(effect)
         return f"{_name(effect)} is still {found}" if found == effect.value else None
+
+    def events(self, host: Host, effect: CgroupLimit) -> Hits | None:  # noqa: ARG002
+        from chaos_core.hits import Hits
+
+        if effect.file not in _EVENTS:
+            return None
+        file, key, unit = _EVENTS[effect.file]
+        count = limits.event(effect, file, key)
+        return None if count is None else Hits(count=count, unit=unit)
 
 
 def _name(effect: CgroupLimit) -> str:

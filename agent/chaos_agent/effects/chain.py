@@ -6,10 +6,20 @@ there is never half a chain in force. Protected traffic returns in its first rul
 
 from __future__ import annotations
 
+from chaos_agent.effects.counters import Counters
 from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Chain
 from chaos_core.errors import Refused
+from chaos_core.hits import Hits
+
+_PASSING = ("RETURN", "SEEN", "EXPOSED")
+_STRIKING = {
+    "DROP": "dropped",
+    "REJECT": "rejected",
+    "REDIRECT": "redirected",
+    "NFQUEUE": "changed",
+}
 
 
 class ChainOps:
@@ -33,7 +43,7 @@ class ChainOps:
             host.chains(effect.backend).put(effect)
 
     def verify(self, host: Host, effect: Chain) -> str | None:
-        hits = [rule for rule in effect.rules if rule.target != "RETURN"]
+        hits = [rule for rule in effect.rules if rule.target not in _PASSING]
         for rule in hits:
             if rule.cgroup and unified_id(rule.cgroup) != rule.cgroup_id:
                 return f"cgroup {rule.cgroup} is gone, or was made anew"
@@ -51,6 +61,28 @@ class ChainOps:
 
     def absent(self, host: Host, effect: Chain) -> str | None:
         return host.chains(effect.backend).leftover(effect)
+
+    def count(self, host: Host, effect: Chain, counters: Counters) -> Hits | None:  # noqa: ARG002
+        """Of a share, what meets it is hit. What gets a mark is counted where it is redirected."""
+        targets = {rule.target for rule in effect.rules}
+        if "SEEN" not in targets:
+            return None
+        struck = counters.met(effect, *_STRIKING)
+        hit, note = struck, ""
+        if "EXPOSED" in targets and "MARK" in targets:  # of every n-th packet the others
+            hit = max(0, counters.met(effect, "EXPOSED") - counters.met(effect, "MARK"))
+        elif "EXPOSED" in targets and (struck_at := targets & set(_STRIKING)):
+            hit = max(struck, counters.met(effect, "EXPOSED"))
+            note = f"{struck} of them {_STRIKING[min(struck_at)]}"
+        opening = effect.table == "nat" or all(
+            rule.syn for rule in effect.rules if rule.target == "SEEN"
+        )
+        return Hits(
+            count=hit,
+            unit="connections" if opening else "packets",
+            seen=counters.met(effect, "SEEN"),
+            note=note,
+        )
 
 
 OPS = ChainOps()

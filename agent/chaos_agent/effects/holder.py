@@ -7,8 +7,10 @@ does not wait for that: ``verify`` tells how far it is.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 
+from chaos_agent.effects.counters import Counters
 from chaos_agent.holder import FIRST_QUOTA_US
 from chaos_agent.linux import children
 from chaos_agent.linux.boottime import now_us
@@ -17,9 +19,11 @@ from chaos_agent.linux.host import Host
 from chaos_core.effects import Holder
 from chaos_core.envelope import MAX_DURATION
 from chaos_core.errors import NotInForce, Unsupported
+from chaos_core.hits import Hits
 
 _MIB = 2**20
 _LAG_US = 3_000_000  # how far behind its schedule a holder may be; a fifth of a long ramp
+_CLEARLY_LESS = 0.8  # of the CPU time asked for; the start and the kernel's grain take a few %
 _LEAST_OF_RATE = 0.5  # a device that gives less of the rate is too slow for it
 
 
@@ -75,6 +79,10 @@ class HolderOps:
         pids = children.named(effect.name)
         return f"holder {effect.name} still runs as {pids}" if pids else None
 
+    def count(self, host: Host, effect: Holder, counters: Counters) -> Hits | None:  # noqa: ARG002
+        pid = host.children.running(effect.name)
+        return _taken(host, effect, pid) if pid is not None else None
+
     def _caps_differ(self, host: Host, effect: Holder) -> str | None:
         if not _raises_quota(effect):
             return host.cgroups.difference(effect.name, _caps(effect))
@@ -126,6 +134,41 @@ def _shortfall(host: Host, effect: Holder, pid: int) -> str | None:
         case "files":
             opened = children.open_files(pid)
             return None if opened >= effect.count else f"opened: {opened} of {effect.count}"
+
+
+def _taken(host: Host, effect: Holder, pid: int) -> Hits:
+    """What the process has taken by now, beside what it was to take."""
+    age = children.age_us(pid)
+    match effect.work:
+        case "burn":
+            return _burnt(effect, host.cgroups.cpu_us(effect.name) or children.cpu_us(pid), age)
+        case "hold":
+            taken, asked = children.anonymous(pid), effect.memory
+        case "cache":
+            taken = children.nameless_bytes(pid) + children.anonymous(pid)
+            asked = effect.memory
+        case "churn":
+            taken, asked = children.touched_bytes(pid), effect.rate * age // 1_000_000
+        case "fill":
+            taken, asked = children.nameless_bytes(pid), effect.size
+        case "io":
+            taken, asked = children.moved_bytes(pid), effect.rate * age // 1_000_000
+        case "files":
+            return Hits(count=children.open_files(pid), unit="files", asked=effect.count)
+    return Hits(count=taken, unit="bytes", asked=asked)
+
+
+def _burnt(effect: Holder, got: int, age_us: int) -> Hits:
+    """The CPU time got, and asked for in that time. Clearly less is told, as shares of the node."""
+    ramp = min(age_us, effect.ramp)
+    full = age_us - ramp + (ramp * ramp // (2 * effect.ramp) if effect.ramp else 0)
+    asked = effect.cpu_quota * full // effect.cpu_period
+    note = ""
+    if age_us >= _LAG_US and got < asked * _CLEARLY_LESS:
+        cpus = os.cpu_count() or 1
+        shares = (100 * part / (age_us * cpus) for part in (asked, got))
+        note = "asked {:.3g}% of the CPU, got {:.3g}%".format(*shares)
+    return Hits(count=got, unit="cpu_us", asked=asked, note=note)
 
 
 def _due(effect: Holder, whole: int, age_us: int) -> int:

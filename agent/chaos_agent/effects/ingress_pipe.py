@@ -12,12 +12,15 @@ Link and clsact are added, claimed and taken away as in ``pipe``, by the same ta
 
 from __future__ import annotations
 
+from chaos_agent.effects import detour
+from chaos_agent.effects.counters import Counters
 from chaos_agent.effects.pipe import claimed, qdisc_differs, release, shape, unhook
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import INGRESS, Link, Redirect
 from chaos_core.effects import Catch, IngressPipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
+from chaos_core.hits import Hits
 
 
 class IngressPipeOps:
@@ -91,6 +94,10 @@ class IngressPipeOps:
         if _ours(host, effect, None):
             return f"a filter to {effect.link} is still there"
         return None
+
+    def count(self, host: Host, effect: IngressPipe, counters: Counters) -> Hits:
+        filters = counters.caught(effect, detour.caught_by(host, effect))
+        return Hits(count=sum(redirect.packets for redirect in filters), unit="packets")
 
 
 def _asked(host: Host, catch: Catch) -> tuple[SetMatch, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 
 from chaos_agent.effects._at_once import AtOnce
+from chaos_agent.effects.counters import Counters
 from chaos_agent.linux import processes
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Kill
 from chaos_core.errors import NotInForce, Unsupported
+from chaos_core.hits import Hits
 
 
 class KillOps(AtOnce):
@@ -37,6 +39,9 @@ class KillOps(AtOnce):
     def verify(self, host: Host, effect: Kill) -> str | None:  # noqa: ARG002
         left = [pid for pid, start in effect.victims if processes.started(pid) == start]
         return f"still there: {left}" if left and effect.fatal else None
+
+    def count(self, host: Host, effect: Kill, counters: Counters) -> Hits:  # noqa: ARG002
+        return Hits(count=len(effect.victims), unit="processes")
 
 
 OPS = KillOps()

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from chaos_agent.effects.counters import Counters
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
 from chaos_agent.linux.tc import Tc
 from chaos_agent.linux.tcvalues import EGRESS, Link, Redirect
 from chaos_core.effects import IngressPipe, Pipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
+from chaos_core.hits import Hits
 
 
 class PipeOps:
@@ -95,6 +97,11 @@ class PipeOps:
         for redirect in _redirects(host.tc, effect, None):
             return f"filter {effect.pref} is still on {names.get(redirect.device)}"
         return None
+
+    def count(self, host: Host, effect: Pipe, counters: Counters) -> Hits:  # noqa: ARG002
+        """By all filters for the fault's bit; so a pipe of a combination has none to count."""
+        filters = () if effect.combines else counters.marked(effect)
+        return Hits(count=sum(redirect.packets for redirect in filters), unit="packets")
 
 
 def release(tc: Tc, link: Link) -> None:

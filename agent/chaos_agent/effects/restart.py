@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from chaos_agent.effects._at_once import AtOnce
+from chaos_agent.effects.counters import Counters
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Restart
+from chaos_core.hits import Hits
 
 
 class RestartOps(AtOnce):
@@ -24,6 +26,9 @@ class RestartOps(AtOnce):
         if found.invocation == effect.invocation:
             return f"{effect.unit} has not been restarted"
         return None if found.active == "active" else f"{effect.unit} is {found.active}"
+
+    def count(self, host: Host, effect: Restart, counters: Counters) -> Hits:  # noqa: ARG002
+        return Hits(count=1, unit="restarts")
 
 
 OPS = RestartOps()

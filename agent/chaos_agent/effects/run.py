@@ -7,10 +7,16 @@ stop any more, is it run by itself.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
 from chaos_core.effects import Run
 from chaos_core.errors import Residue
+
+if TYPE_CHECKING:  # an undo loads no more than it needs
+    from chaos_agent.effects.counters import Counters
+    from chaos_core.hits import Hits
 
 
 class RunOps:
@@ -56,6 +62,11 @@ class RunOps:
                 f" reset-failed {effect.name}`"
             )
         return f"hook {effect.hook} is {found.active}"
+
+    def count(self, host: Host, effect: Run, counters: Counters) -> Hits:  # noqa: ARG002
+        from chaos_core.hits import Hits
+
+        return Hits(count=1, unit="hook runs")
 
 
 def _why(result: str) -> str:

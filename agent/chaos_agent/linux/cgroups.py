@@ -97,6 +97,17 @@ class Cgroups:
             return 0
         return 0 if found in ("max", "-1") else int(found)
 
+    def cpu_us(self, name: str) -> int | None:
+        """µs of CPU time that the group has had; None where the kernel does not count it here."""
+        try:
+            for line in (self.cpu / name / "cpu.stat").read_text().splitlines():
+                key, _, value = line.partition(" ")
+                if key == "usage_usec":
+                    return int(value)
+        except OSError:
+            pass
+        return None
+
     def pids(self, name: str) -> list[int]:
         """Processes in the group, in either hierarchy."""
         return sorted({pid for path in self._existing(name) for pid in _pids(path)})

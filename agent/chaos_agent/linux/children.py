@@ -211,6 +211,11 @@ def age_us(pid: int) -> int:
     return now_us() - start * 1_000_000 // os.sysconf("SC_CLK_TCK")
 
 
+def cpu_us(pid: int) -> int:
+    """µs of CPU time that all threads of a process have had; 0 when it is gone."""
+    return processes.ticks(pid) * 1_000_000 // os.sysconf("SC_CLK_TCK")
+
+
 def threads(pid: int) -> int:
     """How many threads a process has; 0 when it is gone."""
     try:

@@ -82,8 +82,10 @@ class Host:
 
     def chains(self, backend: Backend) -> Xtables | NftChains:
         """What keeps chains. Raises Unsupported where there is none."""
-        if backend == "xtables":
-            return self.xtables
+        return self.xtables if backend == "xtables" else self.nft_chains
+
+    @cached_property
+    def nft_chains(self) -> NftChains:
         from chaos_agent.linux.nftrules import NftChains
 
         return NftChains(self.nft)
@@ -114,6 +116,7 @@ class Host:
 
     def close(self) -> None:
         """Close sockets. Holders lose their parent's pipe by this, and end."""
+        self.__dict__.pop("nft_chains", None)  # it has no socket but that of nft
         for name in ("tc", "sets", "nft", "children", "workers", "systemd"):
             adapter = self.__dict__.pop(name, None)
             if adapter is not None:

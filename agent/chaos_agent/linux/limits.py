@@ -54,6 +54,19 @@ def read(limit: CgroupLimit) -> str | None:
     return _of_key(text, limit.key) if limit.key else text
 
 
+def event(limit: CgroupLimit, file: str, key: str) -> int | None:
+    """A counter of the limit's group; None where there is none, or when the group is no more."""
+    place = ROOT / limit.group.lstrip("/")
+    try:
+        if place.stat().st_ino != limit.inode:
+            return None
+        lines = (place / file).read_text().splitlines()
+    except OSError:
+        return None
+    counts = dict(line.split(maxsplit=1) for line in lines if " " in line)
+    return int(counts[key]) if key in counts else None
+
+
 def _of_key(text: str, key: str) -> str:
     """One value of ``io.max``, whose lines are like ``8:0 rbps=max wbps=1048576 …``."""
     device, name = key.split()

@@ -130,6 +130,7 @@ class NftChains:
 
     def __init__(self, nft: Nft) -> None:
         self._nft = nft
+        self._counted: dict[tuple[Family, str], tuple[int, ...]] = {}
 
     def put(self, chain: Chain) -> None:
         """Make the chain what ``chain`` says, in one transaction. Raises Unsupported."""
@@ -145,6 +146,7 @@ class NftChains:
 
     def remove(self, family: Family, table: str, name: str) -> None:  # noqa: ARG002
         """Remove one of our chains. Idempotent."""
+        self._counted.pop((family, name), None)
         if self._found(family, name)[0] is not None:
             where = {"family": _FAMILY[family], "table": table_of(name), "name": name}
             self._nft.run({"flush": {"chain": where}}, {"delete": {"chain": where}})
@@ -155,6 +157,7 @@ class NftChains:
         found, rules = self._found(chain.family, chain.name)
         if found is None:
             return f"chain {chain.name} is missing in {where}"
+        self._counted[chain.family, chain.name] = tuple(map(_met, rules))
         for key, wanted in _hook(chain).items():
             if found.get(key) != wanted:
                 return f"chain {chain.name} has {key} {found.get(key)}, not {wanted}"
@@ -172,15 +175,14 @@ class NftChains:
             return None
         return f"chain {chain.name} is still in table {_FAMILY[chain.family]}"
 
-    def marked(self, chain: Chain) -> int:
-        """How many packets the chain's MARK rules have met. 0 when it is not there."""
-        return sum(
-            part["counter"]["packets"]
-            for rule in self._found(chain.family, chain.name)[1]
-            if any("mangle" in part for part in rule)
-            for part in rule
-            if "counter" in part
-        )
+    def last_packets(self, chain: Chain) -> tuple[int, ...]:
+        """The same as ``packets``, as it was when ``difference`` was last asked."""
+        return self._counted.get((chain.family, chain.name), ())
+
+    def packets(self, chain: Chain) -> tuple[int, ...]:
+        """How many packets each rule has met, in order (RETURN: 0). Empty when it is not there."""
+        found, rules = self._found(chain.family, chain.name)
+        return tuple(map(_met, rules)) if found else ()
 
     def try_rule(self, chain: Chain) -> None:
         """Commit ``chain`` without a hook and take it away again. Raises Unsupported."""
@@ -288,6 +290,8 @@ def _verdict(rule: Rule, family: Family) -> Iterator[Command]:
         yield {"return": None}
         return
     yield {"counter": {"packets": 0, "bytes": 0}}
+    if rule.target in ("SEEN", "EXPOSED"):
+        return
     if rule.target == "DROP":
         yield {"drop": None}
     elif rule.target == "REDIRECT":
@@ -333,6 +337,11 @@ def _cidr(value: Any) -> str:
         prefix = value["prefix"]
         return canonical(f"{prefix['addr']}/{prefix['len']}")
     return canonical(str(value))
+
+
+def _met(expression: list[Command]) -> int:
+    """What the rule's own counter says."""
+    return sum(part["counter"]["packets"] for part in expression if "counter" in part)
 
 
 def _plain(expression: list[Command]) -> list[Command]:

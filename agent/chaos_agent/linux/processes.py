@@ -74,6 +74,14 @@ def faults(pid: int) -> int:
     return 0
 
 
+def ticks(pid: int) -> int:
+    """How many ticks of CPU time all its threads have had; 0 when it is gone."""
+    with suppress(OSError):
+        stat = _stat(pid)
+        return int(stat[11]) + int(stat[12])
+    return 0
+
+
 def caught(pid: int) -> int:
     """The signals that a process handles, as a mask; 0 when it is gone."""
     with suppress(OSError):

@@ -16,8 +16,9 @@ Two tags make our objects recognisable without a journal, whatever crashed when:
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -43,12 +44,16 @@ from chaos_agent.linux.tcvalues import (
 )
 from chaos_core.effects import Family, Netem, Tbf
 from chaos_core.errors import ChaosError, Unsupported
+from chaos_core.node import Network
 
 _ETH_P_ALL = 3
 _ETH_P: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
 _NETEM = 0x10000  # the handle of a netem of ours, whose one class is 1:1
+_ANY = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 _NUD_INCOMPLETE = 0x01
 _NUD_FAILED = 0x20
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Tc:
@@ -260,12 +265,45 @@ class Tc:
             raise
 
     @kernel_call
-    def unresolved(self, device: int) -> bool:
-        """Whether the link address of some neighbour there is sought, or could not be found."""
-        return any(
-            message["state"] & (_NUD_INCOMPLETE | _NUD_FAILED)
+    def unresolved(self, device: int) -> set[Address]:
+        """The neighbours there whose link address is sought, or could not be found."""
+        return {
+            ipaddress.ip_address(message.get_attr("NDA_DST"))
             for message in self._ip.get_neighbours(ifindex=device)
-        )
+            if message["state"] & (_NUD_INCOMPLETE | _NUD_FAILED) and message.get_attr("NDA_DST")
+        }
+
+    @kernel_call
+    def next_hops(
+        self, device: int, peers: Sequence[Network], among: Iterable[Address]
+    ) -> set[Address]:
+        """To whom packets to the peers go by that device: those of ``among``, and gateways.
+
+        For one address the kernel is asked; for a net all routes that lead into it count.
+        """
+        found = {one for one in among if any(one in net for net in peers)}
+        for net in peers:
+            if net.num_addresses == 1:
+                found |= self._gateways(self._route_to(str(net.network_address), device))
+                continue
+            for route in self._ip.get_routes(family=2 if net.version == 4 else 10):
+                start = route.get_attr("RTA_DST") or _ANY[net.version]
+                whole = ipaddress.ip_network(f"{start}/{route['dst_len']}", strict=False)
+                if route.get_attr("RTA_OIF") == device and net.overlaps(whole):
+                    found |= self._gateways([route])
+        return found
+
+    def _route_to(self, address: str, device: int) -> list[Any]:
+        try:
+            return list(self._ip.route("get", dst=address, oif=device))
+        except NetlinkError:
+            return []  # no way there
+
+    @staticmethod
+    def _gateways(routes: Iterable[Any]) -> set[Address]:
+        found = [route.get_attr("RTA_GATEWAY") for route in routes]
+        found += [(route.get_attr("RTA_VIA") or {}).get("addr") for route in routes]
+        return {ipaddress.ip_address(text) for text in found if text}
 
     # ── raw dumps, for routes and snapshots ───────────────────────────────────────────
 

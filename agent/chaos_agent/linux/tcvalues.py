@@ -40,7 +40,8 @@ class Redirect:
 
     At egress one by mark (fw), of which ``cleared`` are the bits that it takes off the
     packet first; at ingress one by ``sets`` (basic). ``packets`` is how many it has
-    redirected.
+    redirected, ``refused`` how many of them the target's qdisc was too full for: the kernel's
+    overlimits of the action. What netem loses on purpose counts as taken.
     """
 
     device: int
@@ -55,6 +56,7 @@ class Redirect:
     cleared: int
     packets: int
     sets: tuple[SetMatch, ...] = ()
+    refused: int = 0
 
     @property
     def ours(self) -> bool:
@@ -104,7 +106,8 @@ def read_redirect(message: Any) -> Redirect | None:
         return None
     edit = by_kind.get("skbedit")
     cleared = edit.get_attr("TCA_ACT_OPTIONS").get_attr("TCA_SKBEDIT_MASK") if edit else 0
-    counted = action.get_attr("TCA_ACT_STATS").get_attr("TCA_STATS_BASIC")
+    stats = action.get_attr("TCA_ACT_STATS")
+    counted, queue = stats.get_attr("TCA_STATS_BASIC"), stats.get_attr("TCA_STATS_QUEUE")
     by_mark = kind == "fw"
     mask = options.get_attr("TCA_FW_MASK") if by_mark else 0
     return Redirect(
@@ -120,6 +123,7 @@ def read_redirect(message: Any) -> Redirect | None:
         cleared=cleared or 0,
         packets=counted["packets"],
         sets=() if by_mark else matched_sets(options),
+        refused=queue["overlimits"] if queue else 0,
     )
 
 

@@ -45,7 +45,13 @@ class _Changed(Exception):
 
 
 class Xtables:
-    """The legacy backend. Without state; must be used from one thread (python-iptables)."""
+    """The legacy backend. Must be used from one thread (python-iptables).
+
+    Without state but for what ``difference`` has counted, since each read of a table costs.
+    """
+
+    def __init__(self) -> None:
+        self._counted: dict[tuple[Family, str, str], tuple[int, ...]] = {}
 
     def tables(self, family: Family) -> list[str]:
         """The tables in use in this network namespace, in the kernel's order. Opens none."""
@@ -85,6 +91,7 @@ class Xtables:
         """Remove one of our chains with all jumps to it. Idempotent; no commit if absent."""
         if not is_ours(name):
             raise ChaosError(f"{name} is not a chain of ours", where=table_name)
+        self._counted.pop((family, table_name, name), None)
         if table_name not in self.tables(family):
             return
 
@@ -115,6 +122,7 @@ class Xtables:
             if not table.is_chain(chain.name):
                 return f"chain {chain.name} is missing in {chain.table} (IPv{chain.family})"
             found = list(_entries(table, chain.family, chain.name))
+            self._counted[_key(chain)] = tuple(entry.packets for entry in found)
             try:
                 wanted = [
                     entry_of(build_rule(table, chain.family, rule), chain.family)
@@ -148,10 +156,18 @@ class Xtables:
                 return found
         return _robbed(chain, self.chains(chain.family, chain.table))
 
-    def marked(self, chain: Chain) -> int:
-        """How many packets the chain's MARK rules have met. 0 when it is not there."""
-        entries = self.chains(chain.family, chain.table).get(chain.name, [])
-        return sum(entry.packets for entry in entries if entry.target == "MARK")
+    def last_packets(self, chain: Chain) -> tuple[int, ...]:
+        """The same as ``packets``, as it was when ``difference`` was last asked."""
+        return self._counted.get(_key(chain), ())
+
+    def packets(self, chain: Chain) -> tuple[int, ...]:
+        """How many packets each rule has met, in order. Empty when it is not there."""
+        if chain.table not in self.tables(chain.family):
+            return ()
+        with self._open(chain.family, chain.table) as table:
+            if not table.is_chain(chain.name):
+                return ()
+            return tuple(e.packets for e in _entries(table, chain.family, chain.name))
 
     def chains(self, family: Family, table_name: str) -> dict[str, list[Entry]]:
         """Every chain of a table in use with its rules. Empty for a table that is not."""
@@ -283,6 +299,10 @@ def _entries(table: Any, family: Family, chain: str) -> Iterator[Entry]:
         data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
         yield Entry.read(data, family, (target or b"").decode())
         raw = table.next_rule(raw)
+
+
+def _key(chain: Chain) -> tuple[Family, str, str]:
+    return chain.family, chain.table, chain.name
 
 
 def _delete_jumps(table: Any, chain: Chain) -> None:

@@ -205,6 +205,9 @@ def _build(built: Any, rule: Rule) -> Any:
         _match(built, "limit", ("limit", f"{rule.per_day}/day"), ("limit-burst", str(rule.burst)))
     if rule.target == "REDIRECT":
         _load_nat(built.nfproto)
+    if rule.target in ("SEEN", "EXPOSED"):  # the packet goes on: a rule without a target
+        built.create_target("ACCEPT").standard_target = ""
+        return built
     target = built.create_target(rule.target)
     if rule.target == "MARK":
         target.set_parameter("set-xmark", f"{rule.mark:#x}/{rule.mark:#x}")

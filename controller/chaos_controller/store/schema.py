@@ -11,7 +11,7 @@ from typing import Final
 import sqlalchemy as sa
 
 # The newest revision in migrations/versions; a test keeps the two together.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 
 metadata = sa.MetaData()
 
@@ -64,6 +64,8 @@ run_events = sa.Table(
     sa.Column("node", sa.Text, nullable=False),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False),
+    # chaos_core's Hits as JSON; empty where an event has none.
+    sa.Column("hits", sa.Text, nullable=False, server_default=""),
 )
 
 # What is known of an experiment: chaos_experiment's Record as JSON.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from abc import ABC
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +32,7 @@ from chaos_core.effects import (
 )
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
+from chaos_core.faults._counting import counted
 from chaos_core.faults._units import Service, protected
 from chaos_core.node import Asks, Network, NodeView
 
@@ -94,8 +96,10 @@ _MAX_LIMIT = 200_000
 def queue_limit(delay_us: int) -> int:
     """Packets that netem must hold so that the queue itself drops none: rate x delay.
 
-    netem's default of 1,000 drops at speed (a known trap). 10 Gbit/s of full
-    frames is assumed, between 10,000 and 200,000 packets.
+    netem's default of 1,000 drops at speed (a known trap). 10 Gbit/s of full frames is
+    assumed, between 10,000 and 200,000 packets: enough for 240 ms of it. A longer delay has
+    room for less (30 s: 6,667 packets a second). What does not fit is dropped, which is noticed
+    and ends the fault as disturbed.
     """
     return max(10_000, min(_MAX_LIMIT, int(delay_us * _PACKETS_PER_US)))
 
@@ -251,7 +255,7 @@ class NetworkFault(Fault, ABC):
                 backend=node.backend,
                 rules=(
                     *self._spared(node, family, "out"),
-                    *(
+                    *self._counted(
                         rule
                         for pipe in pipes
                         for rule in self.matches(
@@ -332,7 +336,53 @@ class NetworkFault(Fault, ABC):
             IngressPipe(name, f"{LINK_PREFIX}{fault_id}-{number}", tuple(catches), netem, tbf)
             for number, name in enumerate(self.devices(node), MAX_DEVICES)
         )
-        return (*sets, *pipes)
+        return (*sets, *pipes, *self._witnesses(node, fault_id))
+
+    def _witnesses(self, node: NodeView, fault_id: str) -> tuple[Chain, ...]:
+        """Chains that count what ``inlet`` is about: by whatever device, and by its own.
+
+        They match by address and by no set, as they hit nothing and ipset's are not known
+        to nftables.
+        """
+        devices = self.devices(node)
+        seen = ("",) if self._anywhere() else devices
+        asked = [*(Rule("SEEN", in_device=name) for name in seen)]
+        asked += [Rule("EXPOSED", in_device=name) for name in devices]
+        return tuple(
+            Chain(
+                name=f"{CHAIN_PREFIX}{fault_id}-in",
+                family=family,
+                table="mangle",
+                hook="PREROUTING",
+                backend=node.backend,
+                rules=(
+                    *self._spared(node, family, "in"),
+                    *(
+                        replace(
+                            rule,
+                            match_set="",
+                            set_side="",
+                            source=str(net) if net.prefixlen else "",
+                        )
+                        for one in asked
+                        for rule in self.matches(fault_id, family, "in", one)
+                        for net in self.networks(family)
+                    ),
+                ),
+            )
+            for family in self.families()
+        )
+
+    def _counted(self, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+        """The rules of a chain behind those that count what they are about."""
+        return counted(rules, anywhere=self._anywhere())
+
+    def _anywhere(self) -> bool:
+        """Whether traffic by another device would count as missed: not if all of a device's
+
+        is what the fault is about.
+        """
+        return not all(peer in EVERYWHERE for peer in self.peers)
 
     def filtering(
         self,
@@ -358,7 +408,7 @@ class NetworkFault(Fault, ABC):
                 backend=node.backend,
                 rules=(
                     *self._spared(node, family, direction),
-                    *(
+                    *self._counted(
                         rule
                         for device in self._filtered_devices(node)
                         for rule in self.matches(

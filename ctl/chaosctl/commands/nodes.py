@@ -111,6 +111,8 @@ def _show(answer: ListNodesResponse) -> None:
         )
     else:
         typer.echo("No node has ever connected. Make a token: chaosctl pki token agent/NAME")
+    for line in _hits(answer.nodes):
+        typer.echo(line)
     for node in answer.nodes:
         if node.quarantine:
             typer.echo(f"\n{output.clean(node.name)} is quarantined: it differs from its snapshot")
@@ -147,6 +149,21 @@ def _age(node: Node) -> str:
     return f"{node.heartbeat_age_s:.1f} s" if node.heartbeat_age_s >= 0 else "–"
 
 
+def _hits(nodes: Iterable[Node]) -> list[str]:
+    """What live faults have hit so far, two lines each, after an empty one."""
+    from chaosctl import hitting
+
+    lines = [
+        f"{output.clean(node.name)}: {output.clean(fault.kind)}\n  {hitting.said(fault)}"
+        for node in nodes
+        for fault in _live(node.faults)
+    ]
+    return ["", *lines] if lines else []
+
+
+def _live(faults: Iterable[FaultStatus]) -> list[FaultStatus]:
+    return [fault for fault in faults if fault.state not in ("ended", "refused")]
+
+
 def _faults(faults: Iterable[FaultStatus]) -> str:
-    live = [fault for fault in faults if fault.state not in ("ended", "refused")]
-    return ", ".join(f"{fault.kind} ({fault.state})" for fault in live) or "–"
+    return ", ".join(f"{fault.kind} ({fault.state})" for fault in _live(faults)) or "–"

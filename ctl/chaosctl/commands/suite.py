@@ -42,7 +42,7 @@ app = typer.Typer(
 NAME = "suites.yaml"
 PLACES = (Path("scenarios"), Path("/usr/share/chaosctl/scenarios"))
 # Which verdict decides for the whole suite, the worst first.
-_WORST = ("aborted", "interrupted", "failed", "refused", "passed")
+_WORST = ("aborted", "interrupted", "failed", "no_effect", "refused", "passed")
 
 FileOption = Annotated[
     Path | None,

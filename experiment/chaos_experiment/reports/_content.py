@@ -151,7 +151,8 @@ def timeline(record: Record) -> Rows:
     return rows
 
 
-FAULTS = ("step", "fault", "nodes", "from", "to", "in force")
+NOT_COUNTED = "not counted"
+FAULTS = ("step", "fault", "nodes", "from", "to", "hit", "in force")
 
 
 def faults(record: Record) -> Rows:
@@ -162,7 +163,8 @@ def faults(record: Record) -> Rows:
         end = NONE if fault.end_us is None else clock(record, fault.end_us)
         why = f"{fault.verdict}: {fault.reason}" if fault.reason else fault.verdict
         nodes = ", ".join(fault.nodes)
-        rows.append((str(fault.step), f"{fault.kind} {params}", nodes, start, end, why))
+        hits = ", ".join(f"{node}: {hits}" for node, hits in fault.hits.items()) or NOT_COUNTED
+        rows.append((str(fault.step), f"{fault.kind} {params}", nodes, start, end, hits, why))
     return rows
 
 

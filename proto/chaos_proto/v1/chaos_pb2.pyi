@@ -321,6 +321,7 @@ class FaultStatus(_message.Message):
     IN_FORCE_AT_US_FIELD_NUMBER: _builtins.int
     ENDED_AT_US_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_US_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
     fault: _builtins.str
     run: _builtins.str
     kind: _builtins.str
@@ -337,6 +338,10 @@ class FaultStatus(_message.Message):
     in_force_at_us: _builtins.int
     ended_at_us: _builtins.int
     expires_at_us: _builtins.int
+    @_builtins.property
+    def hits(self) -> Global___Hits:
+        """Absent: not counted for this kind."""
+
     def __init__(
         self,
         *,
@@ -352,14 +357,59 @@ class FaultStatus(_message.Message):
         in_force_at_us: _builtins.int = ...,
         ended_at_us: _builtins.int = ...,
         expires_at_us: _builtins.int = ...,
+        hits: Global___Hits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "code", b"code", "detail", b"detail", "ended_at_us", b"ended_at_us", "expires_at_us", b"expires_at_us", "fault", b"fault", "in_force_at_us", b"in_force_at_us", "kind", b"kind", "reason", b"reason", "run", b"run", "started_at_us", b"started_at_us", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clean", b"clean", "code", b"code", "detail", b"detail", "ended_at_us", b"ended_at_us", "expires_at_us", b"expires_at_us", "fault", b"fault", "hits", b"hits", "in_force_at_us", b"in_force_at_us", "kind", b"kind", "reason", b"reason", "run", b"run", "started_at_us", b"started_at_us", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FaultStatus: _TypeAlias = FaultStatus  # noqa: Y015
+
+@_typing.final
+class Hits(_message.Message):
+    """How much a fault has hit so far, by the kernel's counters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    unit: _builtins.str
+    """packets, connections, cpu_us, bytes, files, throttled periods, processes, …"""
+    seen: _builtins.int
+    """How much there was that it could have hit. Absent: not counted."""
+    asked: _builtins.int
+    """How much it was to take by now. Absent: nothing is taken."""
+    note: _builtins.str
+    """One more fact, for people."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        unit: _builtins.str = ...,
+        seen: _builtins.int | None = ...,
+        asked: _builtins.int | None = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_asked", b"_asked", "_seen", b"_seen", "asked", b"asked", "seen", b"seen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_asked", b"_asked", "_seen", b"_seen", "asked", b"asked", "count", b"count", "note", b"note", "seen", b"seen", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__asked: _TypeAlias = _typing.Literal["asked"]  # noqa: Y015
+    _WhichOneofArgType__asked: _TypeAlias = _typing.Literal["_asked", b"_asked"]  # noqa: Y015
+    _WhichOneofReturnType__seen: _TypeAlias = _typing.Literal["seen"]  # noqa: Y015
+    _WhichOneofArgType__seen: _TypeAlias = _typing.Literal["_seen", b"_seen"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__asked) -> _WhichOneofReturnType__asked | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seen) -> _WhichOneofReturnType__seen | None: ...
+
+Global___Hits: _TypeAlias = Hits  # noqa: Y015
 
 @_typing.final
 class Grant(_message.Message):
@@ -787,6 +837,7 @@ class RunEvent(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     number: _builtins.int
     at_us: _builtins.int
@@ -800,6 +851,10 @@ class RunEvent(_message.Message):
     text: _builtins.str
     verdict: _builtins.str
     """Set on the last event."""
+    @_builtins.property
+    def hits(self) -> Global___Hits:
+        """Of a node: what its fault hit. Absent: not counted, or not known yet."""
+
     def __init__(
         self,
         *,
@@ -812,10 +867,11 @@ class RunEvent(_message.Message):
         node: _builtins.str = ...,
         text: _builtins.str = ...,
         verdict: _builtins.str = ...,
+        hits: Global___Hits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "event", b"event", "node", b"node", "number", b"number", "phase", b"phase", "run", b"run", "text", b"text", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_us", b"at_us", "event", b"event", "hits", b"hits", "node", b"node", "number", b"number", "phase", b"phase", "run", b"run", "text", b"text", "time", b"time", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
