@@ -231,6 +231,7 @@ def _apply_local(
             typer.echo(status.model_dump_json())
         else:
             words = [status.state, status.reason, "" if status.clean else "NOT CLEAN"]
+            words += [f"hit {status.hits}"] if status.hits else []
             typer.echo("  ".join(word for word in [*words, status.detail] if word))
 
     need_root()

@@ -139,11 +139,17 @@ def no_color() -> bool:
 
 
 def message(data: Any) -> dict[str, Any]:
-    """A protobuf message as JSON data: names as in the contract, JSON texts as values."""
+    """A protobuf message as JSON data: names as in the contract, JSON texts as values.
+
+    What was not counted is null, and never a zero.
+    """
     found: dict[str, Any] = {}
     for field in data.DESCRIPTOR.fields:
         value = getattr(data, field.name)
-        if field.message_type is not None:
+        counted = field.name == "hits" or field.message_type is None
+        if counted and field.has_presence and not data.HasField(field.name):
+            found[field.name] = None
+        elif field.message_type is not None:
             many = hasattr(value, "append")
             found[field.name] = [message(item) for item in value] if many else message(value)
         elif hasattr(value, "append"):

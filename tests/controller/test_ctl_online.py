@@ -517,7 +517,13 @@ def test_nodes_fit_80_columns_and_say_why_one_is_quarantined(
     assert "network.latency" in shown
     assert "network.latency\n  hit 12 of 9000 packets (3 of them dropped)" in shown
     assert main(["nodes", "-o", "json"]) == Exit.DONE
-    assert json.loads(capsys.readouterr().out)["nodes"][1]["state"] == "unreachable"
+    nodes = json.loads(capsys.readouterr().out)["nodes"]
+    assert nodes[1]["state"] == "unreachable"
+    hit, uncounted = nodes[0]["faults"]
+    assert hit["hits"] == {
+        "count": 12, "unit": "packets", "seen": 9000, "asked": None, "note": "3 of them dropped",
+    }  # fmt: skip
+    assert uncounted["hits"] is None
 
 
 @pytest.mark.parametrize("argv", [["runs"], ["runs", "list"]])

@@ -130,7 +130,8 @@ def _taken(view: NodeView, effects: Iterable[Effect]) -> Mapping[str, float]:
                 assert 0 < effect.memory_max <= effect.memory + slack, "a holder without a cap"
             case Chain():
                 for rule in effect.rules:
-                    assert rule.target == "RETURN" or rule.match_set, "a rule without a lease"
+                    harmless = rule.target in ("RETURN", "SEEN", "EXPOSED")
+                    assert harmless or rule.match_set, "a rule without a lease"
                     if rule.target == "REJECT":
                         cut += 1
                     if rule.target == "DROP":
@@ -217,8 +218,8 @@ def protected_first(view: NodeView, effects: Iterable[Effect]) -> None:
             (n for n, rule in enumerate(effect.rules) if rule.target != "RETURN"), len(effect.rules)
         )
         head = effect.rules[:first]
-        assert all(rule.target != "RETURN" for rule in effect.rules[first:])
-        side = "source" if effect.hook == "INPUT" else "destination"
+        assert all(rule.target != "RETURN" or rule.per_day for rule in effect.rules[first:])
+        side = "destination" if effect.hook in ("OUTPUT", "POSTROUTING") else "source"
         returned = {getattr(rule, side) for rule in head if not rule.protocol}
         for net in view.protected.networks():
             if net.version == effect.family:

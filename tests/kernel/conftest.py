@@ -29,6 +29,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 from pyroute2 import IPRoute
 
+from chaos_agent import effects
 from chaos_agent.config import AgentConfig
 from chaos_agent.engine import Engine
 from chaos_agent.journal import Journal
@@ -208,6 +209,7 @@ def _prerequisites() -> Iterator[None]:
     if missing:
         pytest.fail(missing, pytrace=False)
     iptc()  # its import takes so long in the guest that a lease would be over
+    effects.load()  # as the keeper does at its start
     with Path("/run/chaos-kernel-tests.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # cgroups are the machine's: one session at a time
         yield

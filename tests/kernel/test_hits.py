@@ -52,7 +52,7 @@ def hits(node: Any, fault: str) -> Hits:
     node.grant("r-1")
     node.look()
     found = node.status(fault).hits
-    assert found is not None, node.status(fault)
+    assert isinstance(found, Hits), node.status(fault)
     return found
 
 
@@ -266,7 +266,7 @@ def hog() -> Iterator[Callable[[], Path]]:
     (limits.ROOT / "cgroup.subtree_control").write_text("+cpu +memory +pids")
     group = limits.ROOT / "hog"
     group.mkdir()
-    (group / "cpu.weight").write_text("500")
+    (group / "cpu.weight").write_text("300")
     started = []
 
     def start() -> Path:
@@ -294,23 +294,12 @@ def test_a_burner_beside_a_heavier_group_says_what_it_got(
     hog()
     deadline = time.monotonic() + 20
     while not (note := hits(node, fault).note):
-        assert time.monotonic() < deadline
+        assert node.status(fault).state == "in_force", node.status(fault)
+        assert time.monotonic() < deadline, node.status(fault)
         time.sleep(0.3)
     assert note.startswith("asked 50% of the CPU, got ")
     assert float(note.removeprefix("asked 50% of the CPU, got ").rstrip("%")) < 40
     assert note in node.status(fault).detail
-
-
-@pytest.mark.guest
-def test_a_burner_that_gets_what_it_asked_for_says_nothing_more(node: Any) -> None:
-    fault = node.apply("cpu.stress", percent="30%")
-    node.await_in_force(fault)
-    until = time.monotonic() + 4.5
-    while time.monotonic() < until:
-        found = hits(node, fault)
-        time.sleep(0.3)
-    assert (found.unit, found.note) == ("cpu_us", "")
-    assert found.count > 0
 
 
 @pytest.mark.guest

@@ -141,7 +141,7 @@ def _taken(host: Host, effect: Holder, pid: int) -> Hits:
     age = children.age_us(pid)
     match effect.work:
         case "burn":
-            return _burnt(effect, host.cgroups.cpu_us(effect.name) or children.cpu_us(pid), age)
+            return burnt(effect, host.cgroups.cpu_us(effect.name) or children.cpu_us(pid), age)
         case "hold":
             taken, asked = children.anonymous(pid), effect.memory
         case "cache":
@@ -158,7 +158,7 @@ def _taken(host: Host, effect: Holder, pid: int) -> Hits:
     return Hits(count=taken, unit="bytes", asked=asked)
 
 
-def _burnt(effect: Holder, got: int, age_us: int) -> Hits:
+def burnt(effect: Holder, got: int, age_us: int) -> Hits:
     """The CPU time got, and asked for in that time. Clearly less is told, as shares of the node."""
     ramp = min(age_us, effect.ramp)
     full = age_us - ramp + (ramp * ramp // (2 * effect.ramp) if effect.ramp else 0)
