@@ -34,6 +34,7 @@ from chaos_agent.effects import (
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
+from chaos_agent.rerouted import Watch
 from chaos_agent.snapshot import Snapshot
 from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
 from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
@@ -62,6 +63,7 @@ class Standing:
     pending: str = ""  # what was not yet as asked when last read back
     applied: Snapshot | None = None  # as it was right after the apply; None before
     counts: Counts = field(default_factory=Counts)
+    watch: Watch | None = None  # of the ways of its packets
     next_turn: int | None = None  # when an effect with a pattern of its own has something to do
     round_at: int = 0  # when it was last done, if it is done again and again
     round: tuple[Effect, ...] = ()
@@ -137,6 +139,7 @@ class Engine:
         )
         standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
+        standing.watch = Watch(fault, effects, view.ways)
         standing.hold_until, standing.hold_at_most = lease.hold_until, lease.hold_at_most
         self._go_on(standing)
         self.check(standing)
@@ -193,6 +196,8 @@ class Engine:
         if not wrong:
             standing.counts, lost = detour.look(self.host, standing.effects, standing.counts)
             wrong += [lost] if lost else []
+            past = standing.watch.look(self.host, self.clock) if standing.watch else None
+            wrong += [past] if past else []
         standing.pending = "; ".join(wrong)
         if standing.state == "applying" and not wrong:
             standing.state = "in_force"

@@ -265,15 +265,7 @@ class Tc:
             for message in self._ip.get_neighbours(ifindex=device)
         )
 
-    # ── raw dumps, for routes and snapshots ───────────────────────────────────────────
-
-    @kernel_call
-    def dump_addresses(self) -> list[Any]:
-        return list(self._ip.get_addr())
-
-    @kernel_call
-    def dump_routes(self, family: int) -> list[Any]:
-        return list(self._ip.get_routes(family=family))
+    # ── raw dumps, for devices and snapshots ───────────────────────────────────────────
 
     @kernel_call
     def dump_qdiscs(self) -> list[Any]:
