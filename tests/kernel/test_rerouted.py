@@ -1,14 +1,20 @@
-"""Faults hit their peers by every interface by which packets leave, and see it when these change."""
+"""Faults hit their peers by every interface that packets leave by, and see it when these change."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos_agent.effects import ops, revert_all
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.rerouted import Watch
+from chaos_core import faults
+from chaos_core.effects import Pipe
 from chaos_core.messages import Revert
 
 guest = pytest.mark.guest  # the detour needs fw and dummy
@@ -25,8 +31,8 @@ _SO_BINDTODEVICE, _SO_MARK = 25, 36
 class Uplinks:
     """A second link to the peer, ``w0``, and an address of the peer's behind both."""
 
-    def __init__(self, net: Any, sh: Callable[..., str]) -> None:
-        self.net, self.sh = net, sh
+    def __init__(self, node: Any, net: Any, sh: Callable[..., str]) -> None:
+        self.node, self.net, self.sh = node, net, sh
         sh("ip", "link", "add", "w0", "type", "veth", "peer", "name", "w1")
         net.take("w1")
         net.there("ip", "link", "set", "lo", "up")
@@ -58,14 +64,18 @@ class Uplinks:
             ))  # fmt: skip
 
     def sent(self, device: str) -> int:
-        path = f"/sys/class/net/{device}/statistics/tx_packets"
-        return int(self.sh("cat", path))
+        for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+            name, _, counters = line.strip().partition(":")
+            if name == device:
+                return int(counters.split()[9])
+        raise AssertionError(f"there is no {device}")
 
     def arrived(
         self, family: int, *, mark: int = 0, source: str = "", device: str = "", count: int = 32
     ) -> int:
-        """How many datagrams of so many flows arrive at the target."""
+        """How many datagrams of so many flows arrive at the target, under a fresh lease."""
         found = 0
+        self.node.grant("r-1")
         with self.net.socket_there(family, socket.SOCK_DGRAM) as there:
             there.bind((TARGET[family], PORT))
             there.settimeout(0.3)
@@ -88,8 +98,8 @@ class Uplinks:
 
 
 @pytest.fixture
-def uplinks(net: Any, sh: Callable[..., str]) -> Uplinks:
-    return Uplinks(net, sh)
+def uplinks(node: Any, net: Any, sh: Callable[..., str]) -> Uplinks:
+    return Uplinks(node, net, sh)
 
 
 def in_force(node: Any, kind: str, **params: Any) -> str:
@@ -98,14 +108,20 @@ def in_force(node: Any, kind: str, **params: Any) -> str:
     return fault
 
 
-def over(node: Any, fault: str) -> None:
-    """In force to the last, and then gone."""
-    node.grant("r-1")
-    node.look()
-    assert node.status(fault).state == "in_force", node.status(fault).detail
-    node.supervisor.obey(Revert(fault=fault), now_us())
-    assert (node.status(fault).clean, node.status(fault).detail) == (True, "")
-    assert node.engine.residue() == []
+@contextmanager
+def acting(node: Any, kind: str, number: int = 1, **params: Any) -> Iterator[None]:
+    """The fault as the agent compiles it here, for long enough on a slow machine."""
+    fault = faults.parse(kind, params)
+    effects = fault.compile(node.engine.view(fault), f"{number:08x}")
+    host = node.engine.host
+    for effect in effects:
+        ops(effect).apply(host, effect, now_us() + 60_000_000)
+        assert ops(effect).verify(host, effect) is None
+    watch = Watch(fault, effects, node.engine.view(fault).ways)
+    yield
+    assert [ops(effect).verify(host, effect) for effect in effects if isinstance(effect, Pipe)]
+    assert watch.look(host, now_us) is None
+    assert revert_all(host, effects) == []
 
 
 # ── every way ─────────────────────────────────────────────────────────────────────────────
@@ -114,7 +130,9 @@ def over(node: Any, fault: str) -> None:
 @guest
 @FAMILIES
 @pytest.mark.parametrize("objects", [False, True])
-def test_both_next_hops_are_hit(node: Any, uplinks: Uplinks, family: int, objects: bool) -> None:
+def test_both_next_hops_are_hit(
+    node: Any, uplinks: Uplinks, wait_for: Callable[..., None], family: int, objects: bool
+) -> None:
     policy = f"net.ipv{family}.fib_multipath_hash_policy=1"
     uplinks.sh("sysctl", "-qw", policy)
     if objects:
@@ -125,6 +143,7 @@ def test_both_next_hops_are_hit(node: Any, uplinks: Uplinks, family: int, object
     else:
         hops = f"nexthop via {FIRST[family]} nexthop via {SECOND[family]}"
         uplinks.ip(family, f"route add {TARGET[family]} {hops}")
+    wait_for(lambda: uplinks.arrived(family) == 32)
     before = uplinks.sent("v0"), uplinks.sent("w0")
     assert uplinks.arrived(family) == 32
     after = uplinks.sent("v0"), uplinks.sent("w0")
@@ -133,9 +152,8 @@ def test_both_next_hops_are_hit(node: Any, uplinks: Uplinks, family: int, object
         ("network.partition", {"direction": "out"}),
         ("network.loss", {"percent": "100%"}),
     ):
-        fault = in_force(node, kind, peers=TARGET[family], **params)
-        assert uplinks.arrived(family) == 0, kind
-        over(node, fault)
+        with acting(node, kind, peers=TARGET[family], **params):
+            assert uplinks.arrived(family) == 0, kind
     assert uplinks.arrived(family) == 32
 
 
@@ -151,20 +169,25 @@ def test_both_next_hops_are_hit(node: Any, uplinks: Uplinks, family: int, object
     ],
 )
 def test_what_a_rule_sends_elsewhere_is_hit(
-    node: Any, uplinks: Uplinks, family: int, rule: str, traffic: dict[str, Any]
+    node: Any,
+    uplinks: Uplinks,
+    wait_for: Callable[..., None],
+    family: int,
+    rule: str,
+    traffic: dict[str, Any],
 ) -> None:
     uplinks.both("route add default via {via}")
     uplinks.both("route add default via {second} table 100")
     uplinks.both(f"rule add {rule} lookup 100 pref 1000")
     if "source" in traffic:
         traffic = {"source": OWN[family][1]}
+    wait_for(lambda: uplinks.arrived(family, **traffic) == 32)
     before = uplinks.sent("w0")
     assert uplinks.arrived(family, **traffic) == 32
     assert uplinks.sent("w0") >= before + 32
-    fault = in_force(node, "network.partition", peers=TARGET[family], direction="out")
-    assert uplinks.arrived(family, **traffic) == 0
-    assert uplinks.arrived(family) == 0
-    over(node, fault)
+    with acting(node, "network.partition", peers=TARGET[family], direction="out"):
+        assert uplinks.arrived(family, **traffic) == 0
+        assert uplinks.arrived(family) == 0
     assert uplinks.arrived(family, **traffic) == 32
 
 
@@ -181,11 +204,8 @@ def test_what_leaves_by_a_vrf_is_hit(
     uplinks.both("route add {to} via {second} table 10")
     assert uplinks.arrived(family, device="blue") == 32
     for peers in (TARGET[family], {4: "10.77.0.0/24", 6: "fd77::/64"}[family]):
-        fault = in_force(
-            node, "network.partition", peers=peers, direction="out", interface=interface
-        )
-        assert uplinks.arrived(family, device="blue") == 0, peers
-        over(node, fault)
+        with acting(node, "network.partition", peers=peers, direction="out", interface=interface):
+            assert uplinks.arrived(family, device="blue") == 0, peers
     assert uplinks.arrived(family, device="blue") == 32
     status = node.status(node.apply("network.loss", peers=TARGET[family], percent="1%",
                                     direction="in", interface="w0"))  # fmt: skip
@@ -225,25 +245,19 @@ def test_what_leaves_by_a_layered_device_is_hit_on_both_ways(
     device = _layered(uplinks, layers)
     uplinks.both("route add {to} via {second}")
     wait_for(lambda: uplinks.arrived(family, count=1) == 1, 10)
-    fault = in_force(node, "network.latency", peers=TARGET[family], delay="100ms", direction="both")
-    assert all(200 <= took < 300 for took in net.ping(TARGET[family], patience="2"))
-    assert len(net.ping(TARGET[family], patience="2")) == 2
-    over(node, fault)
-    fault = in_force(
-        node, "network.partition", peers=TARGET[family], direction="out", interface=device
-    )
-    assert uplinks.arrived(family) == 0
-    over(node, fault)
+    with acting(node, "network.latency", peers=TARGET[family], delay="100ms", direction="both"):
+        took = net.ping(TARGET[family], patience="2")
+        assert len(took) == 2
+        assert min(took) >= 200
+    params = {"peers": TARGET[family], "direction": "out", "interface": device}
+    with acting(node, "network.partition", **params):
+        assert uplinks.arrived(family) == 0
     status = node.status(node.apply("network.partition", peers=TARGET[family], interface="w0"))
     assert (status.state, "w0 of node n1 has no way to" in status.detail) == ("refused", True)
     assert f"they leave by {device}" in status.detail
 
 
 # ── a way that changes ────────────────────────────────────────────────────────────────────
-
-
-def _prefixed(uplinks: Uplinks, words: str) -> Callable[[], None]:
-    return lambda: uplinks.both(words)
 
 
 @guest
@@ -274,6 +288,7 @@ def test_a_route_that_changes_ends_the_fault(
     node.look()
     assert node.status(fault).state == "in_force", node.status(fault).detail
     uplinks.both(change)
+    node.grant("r-1")
     node.look()
     status = node.status(fault)
     assert (status.state, status.reason, status.clean) == ("ended", "disturbed", True)
@@ -294,9 +309,10 @@ def test_a_hop_that_is_lost_leaves_the_fault_in_force_and_a_new_one_ends_it(
     node.look()
     assert node.status(fault).state == "in_force", node.status(fault).detail
     assert uplinks.arrived(4) == 0
-    over(node, fault)
+    node.supervisor.obey(Revert(fault=fault), now_us())
     fault = in_force(node, "network.partition", peers=TARGET[4], direction="out")
     uplinks.ip(4, f"route replace {TARGET[4]} {hops}")
+    node.grant("r-1")
     node.look()
     status = node.status(fault)
     assert (status.state, status.reason) == ("ended", "disturbed")
@@ -322,18 +338,19 @@ def test_an_interface_that_goes_ends_the_fault_by_its_name(
 
 
 @guest
+@pytest.mark.usefixtures("uplinks")
 @pytest.mark.parametrize("kind", ["network.blackhole", "network.dns", "network.down"])
 def test_a_fault_on_everything_stands_beside_one_that_shapes(
-    node: Any, net: Any, uplinks: Uplinks, kind: str
+    node: Any, net: Any, kind: str
 ) -> None:
     params = {
         "network.blackhole": {"ports": "5432"},
         "network.dns": {"names": "db.example.com"},
         "network.down": {"interface": "w0"},
     }[kind]
-    shaping = in_force(node, "network.latency", peers=net.peer[4], delay="50ms")
-    everything = in_force(node, kind, **params)
-    assert len(net.ping(net.peer[4])) == 2
-    uplinks.sh("ip", "link")
-    over(node, everything)
-    over(node, shaping)
+    with (
+        acting(node, "network.latency", 1, peers=net.peer[4], delay="50ms"),
+        acting(node, kind, 2, **params),
+    ):
+        assert min(net.ping(net.peer[4])) >= 50
+    assert node.engine.residue() == []

@@ -12,8 +12,10 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from chaos_core.effects import Family
 from chaos_core.errors import ChaosError, Unsupported
@@ -30,11 +32,12 @@ _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _GET_LINK, _GET_ADDR, _GET_ROUTE, _GET_RULE, _GET_NEXTHOP = 18, 22, 26, 34, 106
 _HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
+_ATTRIBUTE = struct.Struct("=HH")
 _FIB_MATCH, _CLONED = 0x2000, 0x200
 _RTA_DST, _RTA_SRC, _RTA_IIF, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 2, 3, 4, 6, 9
 _RTA_TABLE, _RTA_MARK, _RTA_UID, _RTA_PROTOCOL, _RTA_SPORT, _RTA_DPORT = 15, 16, 25, 27, 28, 29
 _RTA_NH_ID = 30
-_FRA_DST, _FRA_SRC, _FRA_IIF, _FRA_MARK, _FRA_TABLE, _FRA_MASK = 1, 2, 3, 10, 15, 16
+_FRA_DST, _FRA_SRC, _FRA_IIF, _FRA_MARK, _FRA_TABLE = 1, 2, 3, 10, 15
 _FRA_OIF, _FRA_L3MDEV, _FRA_UIDS, _FRA_PROTOCOL, _FRA_SPORTS, _FRA_DPORTS = 17, 19, 20, 22, 23, 24
 _NHA_ID, _NHA_GROUP, _NHA_BLACKHOLE, _NHA_OIF = 1, 2, 4, 5
 _IFLA_NAME, _IFLA_MASTER, _IFLA_LINKINFO = 3, 10, 18
@@ -81,9 +84,11 @@ class Found:
     table: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A route of a dump: what it leads to as an integer with a prefix length."""
+class Listed(NamedTuple):
+    """A route of a dump: what it leads to as an integer with a prefix length.
+
+    A tuple, since there may be tens of thousands.
+    """
 
     kind: str
     table: int
@@ -107,7 +112,6 @@ class Rule:
     iif: str = ""
     oif: str = ""
     mark: int = 0
-    mask: int = 0
     uid: int | None = None
     protocol: int = 0
     sport: int = 0
@@ -157,31 +161,7 @@ class Fib:
 
     def ask(self, family: Family, destination: str, packet: Packet) -> Found:
         """The route that the kernel takes for such a packet; kind ``none`` without one."""
-        pack = struct.Struct("=I").pack
-        wanted = [(_RTA_DST, socket.inet_pton(_AF[family], destination))]
-        if packet.source:
-            wanted.append((_RTA_SRC, socket.inet_pton(_AF[family], packet.source)))
-        for kind, number in (
-            (_RTA_MARK, packet.mark),
-            (_RTA_IIF, packet.iif),
-            (_RTA_OIF, packet.oif),
-        ):
-            if number:
-                wanted.append((kind, pack(number)))
-        if packet.uid is not None:
-            wanted.append((_RTA_UID, pack(packet.uid)))
-        if packet.protocol:
-            wanted.append((_RTA_PROTOCOL, bytes([packet.protocol])))
-        wanted += [
-            (kind, struct.pack("!H", port))
-            for kind, port in ((_RTA_SPORT, packet.sport), (_RTA_DPORT, packet.dport))
-            if port
-        ]
-        bits = 32 if family == 4 else 128
-        head = _RTMSG.pack(
-            _AF[family], bits, bits if packet.source else 0, packet.tos, 0, 0, 0, 0, _FIB_MATCH
-        )
-        self._send(_GET_ROUTE, _REQUEST, head + _attributes(wanted))
+        self._send(_GET_ROUTE, _REQUEST, _question(family, destination, packet))
         for kind, data in self._receive():
             if kind == _ERROR:
                 code = -struct.unpack_from("=i", data)[0]
@@ -192,17 +172,10 @@ class Fib:
     def _route(self, data: bytes) -> Found:
         *_, table, _, _, kind, flags = _RTMSG.unpack_from(data)
         given = _read(data, _RTMSG.size)
-        hops = self._hops(given, flags)
+        hops = _hops(given, flags)
+        if not hops and _RTA_NH_ID in given:  # all there is with net.ipv4.nexthop_compat_mode=0
+            hops = self._nexthop(_number(given, _RTA_NH_ID))
         return Found(_TYPES.get(kind, "none"), hops, _number(given, _RTA_TABLE) or table)
-
-    def _hops(self, given: dict[int, bytes], flags: int) -> tuple[int, ...]:
-        if _RTA_MULTIPATH in given:
-            return tuple(_multipath(given[_RTA_MULTIPATH]))
-        if _RTA_OIF in given:
-            return () if flags & _DEAD else (_number(given, _RTA_OIF),)
-        if _RTA_NH_ID in given:  # all there is with net.ipv4.nexthop_compat_mode=0
-            return self._nexthop(_number(given, _RTA_NH_ID))
-        return ()
 
     def _nexthop(self, number: int, depth: int = 0) -> tuple[int, ...]:
         """The ifindexes of a next hop object, or of all of a group."""
@@ -228,19 +201,24 @@ class Fib:
         Raises Unsupported when they are too many.
         """
         head = _RTMSG.pack(_AF[family], 0, 0, 0, 0, 0, 0, 0, 0)
-        found = []
+        found: list[Listed] = []
+        objects: list[tuple[Listed, int]] = []  # of which the dump tells a number alone
         for data in self._dump(_GET_ROUTE, head, MAX_ROUTES):
             _, length, _, _, table, _, _, kind, flags = _RTMSG.unpack_from(data)
-            if kind in _LISTED and not flags & _CLONED:
-                given = _read(data, _RTMSG.size)
-                network = int.from_bytes(given.get(_RTA_DST, b""), "big")
-                table = _number(given, _RTA_TABLE) or table
-                metric = _number(given, _RTA_PRIORITY)
-                found.append((Listed(_TYPES[kind], table, network, length, metric), given, flags))
-        return [
-            replace(one, hops=self._hops(given, flags)) if one.kind == UNICAST else one
-            for one, given, flags in found
-        ]
+            if kind not in _LISTED or flags & _CLONED:
+                continue
+            given = _read(data, _RTMSG.size)
+            to = int.from_bytes(given.get(_RTA_DST, b""), "big")
+            table = _number(given, _RTA_TABLE) or table
+            metric = _number(given, _RTA_PRIORITY)
+            hops = _hops(given, flags) if kind == _UNICAST else ()
+            route = Listed(_TYPES[kind], table, to, length, metric, hops)
+            if hops or kind != _UNICAST or _RTA_NH_ID not in given:
+                found.append(route)
+            else:
+                objects.append((route, _number(given, _RTA_NH_ID)))
+        known = {number: self._nexthop(number) for number in {number for _, number in objects}}
+        return [*found, *(route._replace(hops=known[number]) for route, number in objects)]
 
     def rules(self, family: Family) -> list[Rule]:
         """The rules that look a table up, in the order in which the kernel asks them."""
@@ -344,6 +322,34 @@ class Fib:
                     return
 
 
+def _question(family: Family, destination: str, packet: Packet) -> bytes:
+    pack = struct.Struct("=I").pack
+    wanted = [(_RTA_DST, socket.inet_pton(_AF[family], destination))]
+    if packet.source:
+        wanted.append((_RTA_SRC, socket.inet_pton(_AF[family], packet.source)))
+    for kind, number in (
+        (_RTA_MARK, packet.mark),
+        (_RTA_IIF, packet.iif),
+        (_RTA_OIF, packet.oif),
+    ):
+        if number:
+            wanted.append((kind, pack(number)))
+    if packet.uid is not None:
+        wanted.append((_RTA_UID, pack(packet.uid)))
+    if packet.protocol:
+        wanted.append((_RTA_PROTOCOL, bytes([packet.protocol])))
+    wanted += [
+        (kind, struct.pack("!H", port))
+        for kind, port in ((_RTA_SPORT, packet.sport), (_RTA_DPORT, packet.dport))
+        if port
+    ]
+    bits = 32 if family == 4 else 128
+    head = _RTMSG.pack(
+        _AF[family], bits, bits if packet.source else 0, packet.tos, 0, 0, 0, 0, _FIB_MATCH
+    )
+    return head + _attributes(wanted)
+
+
 def _attributes(wanted: list[tuple[int, bytes]]) -> bytes:
     return b"".join(
         struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
@@ -354,15 +360,24 @@ def _attributes(wanted: list[tuple[int, bytes]]) -> bytes:
 def _read(data: bytes, at: int) -> dict[int, bytes]:
     """The attributes behind the header, by kind."""
     found = {}
-    unpack = struct.Struct("=HH").unpack_from
-    end = len(data)
-    while at + 4 <= end:
+    unpack = _ATTRIBUTE.unpack_from
+    end = len(data) - 4
+    while at <= end:
         size, kind = unpack(data, at)
         if size < 4:
             break
         found[kind & 0x3FFF] = data[at + 4 : at + size]
         at += (size + 3) & ~3
     return found
+
+
+def _hops(given: dict[int, bytes], flags: int) -> tuple[int, ...]:
+    """The ifindexes of the next hops that are alive."""
+    if _RTA_MULTIPATH in given:
+        return tuple(_multipath(given[_RTA_MULTIPATH]))
+    if _RTA_OIF in given and not flags & _DEAD:
+        return (_number(given, _RTA_OIF),)
+    return ()
 
 
 def _multipath(data: bytes) -> Iterator[int]:
@@ -376,10 +391,7 @@ def _multipath(data: bytes) -> Iterator[int]:
 
 def _number(given: dict[int, bytes], kind: int) -> int:
     """An attribute of 4 bytes; 0 when it is not there."""
-    return int.from_bytes(given.get(kind, b""), "little" if _LITTLE else "big")
-
-
-_LITTLE = struct.pack("=H", 1) == b"\x01\x00"
+    return int.from_bytes(given.get(kind, b""), sys.byteorder)
 
 
 def _text(data: bytes) -> str:
@@ -407,7 +419,6 @@ def _rule(data: bytes) -> Rule | None:
         iif=_text(given.get(_FRA_IIF, b"")),
         oif=_text(given.get(_FRA_OIF, b"")),
         mark=mark,
-        mask=_number(given, _FRA_MASK) if _FRA_MASK in given else 0,
         uid=first(_FRA_UIDS, "=I") if _FRA_UIDS in given else None,
         protocol=first(_FRA_PROTOCOL, "=B"),
         sport=first(_FRA_SPORTS, "=H"),

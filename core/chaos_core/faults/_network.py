@@ -8,7 +8,7 @@ from abc import ABC
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -122,6 +122,8 @@ class NetworkFault(Fault, ABC):
     that is started anew has another group, which ends the fault as disturbed.
     """
 
+    heading: ClassVar[Way] = "out"  # of a kind without a direction
+
     peers: Peers = Field(
         description="the other side: addresses, CIDRs, host names, nodes or labels (role=db);"
         " ::ffff:10.0.0.9 is 10.0.0.9"
@@ -202,10 +204,11 @@ class NetworkFault(Fault, ABC):
         )
 
     def _all_networks(self) -> tuple[Network, ...]:
-        """The peers of both families; none when one is still a name."""
-        if self.named("peers"):
-            return ()
-        return (*self.networks(4), *self.networks(6))
+        """The peers of both families as they were given; none when one is still a name.
+
+        Not collapsed: of single addresses the kernel is asked, of networks all routes are read.
+        """
+        return () if self.named("peers") else tuple(map(network, self.peers))
 
     def networks(self, family: Family) -> tuple[Network, ...]:
         """The peers of one family, those inside a larger one left out.
@@ -466,7 +469,7 @@ class NetworkFault(Fault, ABC):
         members = tuple(sorted(one.name for one in node.devices if one.vrf == self.interface))
         names = members or (self.interface,)
         leaving = {name for net in self._all_networks() for name in node.way(net).devices}
-        if getattr(self, "direction", "out") != "in" and not leaving.intersection(names):
+        if getattr(self, "direction", self.heading) != "in" and not leaving.intersection(names):
             others = f"they leave by {', '.join(sorted(leaving))}" if leaving else ""
             raise InvalidInput(
                 f"interface: {self.interface} of node {node.name} has no way to"
@@ -544,6 +547,11 @@ class NetworkFault(Fault, ABC):
         )
 
     def _refuse_protected(self, node: NodeView) -> None:
+        for net in self._all_networks():
+            if node.way(net).kind in ("local", "broadcast", "multicast"):
+                raise Refused(
+                    f"peers: {no_way([net], node)}", where=self.kind, hint="name the other side"
+                )
         own = {address for device in node.devices for address in device.addresses}
         for family in self.families():
             for net in self.networks(family):
@@ -554,8 +562,7 @@ class NetworkFault(Fault, ABC):
                             where=self.kind,
                             hint="the controller and configured peers are never touched",
                         )
-                itself = net.num_addresses == 1 and str(net.network_address) in own
-                if net.is_loopback or itself or node.way(net).kind == "local":
+                if net.is_loopback or (net.num_addresses == 1 and str(net.network_address) in own):
                     raise Refused(
                         f"peers: {net} is the node itself",
                         where=self.kind,
