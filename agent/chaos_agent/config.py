@@ -7,7 +7,6 @@ by nobody else, in a directory of which the same holds; anything else is refused
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import socket
@@ -22,6 +21,7 @@ from chaos_agent import allowed
 from chaos_agent.allowed import ProbeRules
 from chaos_agent.services import ADDRESS, Service, service
 from chaos_core import envelope
+from chaos_core.addresses import network
 from chaos_core.envelope import Envelope
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.node import DEFAULT_MARK_MASK, Hook, Protected
@@ -325,7 +325,7 @@ def _labels(value: Any) -> tuple[str, ...]:
 def _cidrs(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError("a list of addresses or CIDRs is expected")
-    return tuple(str(ipaddress.ip_network(item)) for item in value)
+    return tuple(str(network(item)) for item in value)
 
 
 def _patterns(value: Any) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from chaos_agent.effects import (
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
 from chaos_agent.linux.host import Host
+from chaos_agent.rerouted import Watch
 from chaos_agent.snapshot import Snapshot
 from chaos_core import composition
 from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
@@ -71,6 +72,7 @@ class Standing:
     hits: Hits | None = None  # as last counted; None: not counted
     before_hits: dict[Effect, Hits] = field(default_factory=dict)
     earlier_rounds: Hits | None = None
+    watch: Watch | None = None  # of the ways of its packets
     next_turn: int | None = None  # when an effect with a pattern of its own has something to do
     round_at: int = 0  # when it was last done, if it is done again and again
     round: tuple[Effect, ...] = ()
@@ -147,6 +149,7 @@ class Engine:
         )
         standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
+        standing.watch = Watch(fault, effects, view.ways)
         standing.hold_until, standing.hold_at_most = lease.hold_until, lease.hold_at_most
         standing.before_hits = hitting.origins(self.host, effects)
         self._go_on(standing)
@@ -210,6 +213,8 @@ class Engine:
                 wrong.append(text)
         if not wrong:
             wrong += self._count(standing)
+            past = standing.watch.look(self.host, self.clock) if standing.watch else None
+            wrong += [past] if past else []
         standing.pending = "; ".join(wrong)
         if standing.state == "applying" and not wrong:
             standing.state = "in_force"

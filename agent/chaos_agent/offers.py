@@ -18,9 +18,10 @@ from chaos_agent.linux.host import Host
 from chaos_agent.linux.sockets import connections_to
 from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
+from chaos_core.addresses import network
 from chaos_core.faults import Fault, kinds, problems
 from chaos_core.messages import MAX_ADDRESSES, Hello, Survived
-from chaos_core.node import Device, NodeView, Route, UnitFacts
+from chaos_core.node import Device, NodeView, UnitFacts
 
 _LISTED = {"database": "postgres", "redis": "redis", "memcached": "memcached"}  # by field
 
@@ -30,17 +31,18 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     asks = fault.asks()
     units = {name: found for name in asks.units if (found := _unit(host, name, asks.limits))}
     groups = [*asks.cgroups, *(unit.cgroup.path for unit in units.values() if unit.cgroup)]
+    ssh = tuple(connections_to(config.protected.ssh_ports)) if asks.ssh else ()
+    protected = [*config.protected.controllers, *(far for _, far in ssh)] if asks.ssh else []
+    towards = dict.fromkeys((*asks.towards, *(str(network(text)) for text in protected)))
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
         memory_total=memory_total(),
         devices=tuple(
-            Device(device.name, device.addresses, device.loopback, device.prefs)
-            for device in host.routes.devices()
+            Device(device.name, device.addresses, device.loopback, device.prefs, device.vrf)
+            for device in host.devices.all()
         ),
-        routes=tuple(
-            Route(route.destination, route.device, route.metric) for route in host.routes.routes()
-        ),
+        ways=host.ways.towards(towards, asks.interface),
         protected=config.protected,
         mark_mask=config.mark_mask,
         profile=config.envelope.profile,
@@ -49,7 +51,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         units=units,
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
         cgroups={path: inode for path in groups if (inode := unified_id(path))},
-        ssh=tuple(connections_to(config.protected.ssh_ports)) if asks.ssh else (),
+        ssh=ssh,
         now=now_us(),
         block=limits.block_of(asks.block_of) if asks.block_of else "",
         clock=clock.facts() if asks.clock else None,
@@ -140,7 +142,7 @@ def _offer(
 
 def addresses(host: Host) -> tuple[str, ...]:
     """This node's own, by which others may reach it: on this host or on this link is none."""
-    found = (text for device in host.routes.devices() for text in device.addresses)
+    found = (text for device in host.devices.all() for text in device.addresses)
     parsed = map(ipaddress.ip_address, found)
     return tuple(str(one) for one in parsed if not (one.is_loopback or one.is_link_local))
 

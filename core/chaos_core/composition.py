@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from chaos_core.addresses import Network
 from chaos_core.effects import (
     LINK_PREFIX,
     Chain,
@@ -35,7 +36,7 @@ from chaos_core.effects import (
     Tbf,
 )
 from chaos_core.errors import Refused
-from chaos_core.node import Network, NodeView
+from chaos_core.node import NodeView
 
 _ALL = 1_000_000
 _FIRST_LINK, _LAST_LINK = 32, 99  # the numbers before are those of a fault's other links

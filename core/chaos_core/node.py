@@ -7,14 +7,12 @@ here, so that ``compile`` stays a pure function.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from chaos_core.addresses import Network, network
 from chaos_core.effects import Backend
 from chaos_core.errors import Unsupported
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_MARK_MASK = 0x0F000000
 
@@ -25,12 +23,16 @@ DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A network interface. ``prefs`` are the filter preferences in use on its clsact egress."""
+    """A network interface. ``prefs`` are the filter preferences in use on its clsact egress,
+
+    ``vrf`` is the VRF that it belongs to.
+    """
 
     name: str
     addresses: tuple[str, ...] = ()  # without prefix length
     loopback: bool = False
     prefs: frozenset[int] = frozenset()
+    vrf: str = ""
 
     def free_pref(self, but: frozenset[int] = frozenset()) -> int:
         """The lowest preference not in use, so that our filter is asked first if it can be."""
@@ -38,12 +40,20 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """A unicast route of the main table, as (CIDR, device, metric)."""
+class Way:
+    """How packets to a network leave the node, as its kernel routes them.
 
-    destination: str
-    device: str
-    metric: int = 0
+    ``devices`` are the interfaces, sorted: all next hops, for all packets that the rules of
+    routing tell apart. Where it is empty, ``kind`` is the kernel's word for the route:
+    ``local``, ``broadcast``, ``multicast``, ``blackhole``, ``unreachable``, ``prohibit``, or
+    ``none`` when there is no route.
+    """
+
+    devices: tuple[str, ...] = ()
+    kind: str = "unicast"
+
+
+NO_WAY = Way(kind="none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +70,16 @@ class Protected:
     units: tuple[str, ...] = ()
 
     def networks(self) -> tuple[Network, ...]:
-        return tuple(ipaddress.ip_network(text) for text in (*self.controllers, *self.peers))
+        return tuple(network(text) for text in (*self.controllers, *self.peers))
 
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """What a fault must know of a node beside what every fault gets. Empty: nothing."""
+    """What a fault must know of a node beside what every fault gets. Empty: nothing.
+
+    ``towards`` are CIDRs to which the node's ways are wanted; with an ``interface``, those of
+    sockets that are bound to it too.
+    """
 
     units: tuple[str, ...] = ()  # services by name
     limits: tuple[str, ...] = ()  # files of those services' cgroups
@@ -78,6 +92,8 @@ class Asks:
     flushes: bool = False  # how often caches were dropped
     hook: str = ""  # by its name
     service: str = ""  # of those that root has listed, like postgres.shop
+    towards: tuple[str, ...] = ()
+    interface: str = ""
     abilities: tuple[str, ...] = ()  # of those that doctor tries, beside Fault.needs
 
 
@@ -213,7 +229,8 @@ class NodeView:
     cpus: int
     memory_total: int  # bytes
     devices: tuple[Device, ...] = ()
-    routes: tuple[Route, ...] = ()
+    ways: Mapping[str, Way] = field(default_factory=dict)  # by CIDR: those asked for
+    elsewhere: Way = NO_WAY  # to all that ``ways`` does not name
     protected: Protected = Protected()
     mark_mask: int = DEFAULT_MARK_MASK  # our bits of the fwmark
     marks_in_use: frozenset[int] = frozenset()
@@ -240,15 +257,17 @@ class NodeView:
         """A node for dry runs without a node: one interface, both families, 4 CPUs, 8 GiB.
 
         It has systemd, and what is asked for is there: the units, one process, and the
-        directory on a disk of 100 GiB that is 60 % full.
+        directory on a disk of 100 GiB that is 60 % full. All its packets leave by one
+        interface: the one that is asked for, or eth0.
         """
+        interface = asks.interface if asks.interface not in ("", "lo") else "eth0"
         places = {name: f"/system.slice/{name}" for name in asks.units}
         return cls(
             name="example",
             cpus=4,
             memory_total=8 * 2**30,
-            devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0")),
-            routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
+            devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device(interface)),
+            elsewhere=Way((interface,)),
             systemd=True,
             now=_EXAMPLE_UPTIME,
             units={
@@ -274,25 +293,9 @@ class NodeView:
     def device(self, name: str) -> Device | None:
         return next((device for device in self.devices if device.name == name), None)
 
-    def devices_towards(self, peer: Network) -> tuple[str, ...]:
-        """The interfaces by which packets to some address in ``peer`` may leave.
-
-        The longest route that holds all of ``peer``, and each more specific one
-        inside it. Empty when there is no route at all.
-        """
-        holding: list[tuple[int, int, str]] = []
-        inside: set[str] = set()
-        for route in self.routes:
-            destination = ipaddress.ip_network(route.destination)
-            if destination.version != peer.version:
-                continue
-            if peer.subnet_of(destination):  # type: ignore[arg-type]
-                holding.append((-destination.prefixlen, route.metric, route.device))
-            elif destination.subnet_of(peer):  # type: ignore[arg-type]
-                inside.add(route.device)
-        if holding:
-            inside.add(min(holding)[2])
-        return tuple(sorted(inside))
+    def way(self, peer: Network) -> Way:
+        """How packets to ``peer`` leave, which a fault must have asked for."""
+        return self.ways.get(str(peer), self.elsewhere)
 
     def free_mark(self) -> int:
         """A bit of our mask that no fault on this node uses. Raises Unsupported if none.

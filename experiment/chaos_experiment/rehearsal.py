@@ -9,7 +9,7 @@ when they are chosen, so two targets count as apart unless they name the same no
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from chaos_core import blast, composition, envelope, faults
@@ -18,7 +18,7 @@ from chaos_core.envelope import PROFILES, Draw, Envelope
 from chaos_core.errors import ChaosError, EnvelopeExceeded, InvalidInput, Refused
 from chaos_core.faults import Fault
 from chaos_core.faults._network import NetworkFault
-from chaos_core.node import Device, NodeView
+from chaos_core.node import NodeView
 from chaos_experiment.load import Loaded
 from chaos_experiment.plan import Step
 from chaos_experiment.targets import Target
@@ -114,9 +114,6 @@ def _compiled(step: Step, names: dict[str, str]) -> Rehearsed:
     fault = faults.parse(step.kind, step.params)
     told, stand_ins = _with_addresses(fault, names)
     node = NodeView.example(told.asks())
-    name = getattr(told, "interface", "")
-    if name and node.device(name) is None:
-        node = replace(node, devices=(*node.devices, Device(name)))
     draw = fault.draw().on(node.memory_total)
     return Rehearsed(step, fault, draw, told.compile(node, FAULT_ID), stand_ins)
 

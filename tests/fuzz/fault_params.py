@@ -16,7 +16,7 @@ from chaos_core import effects, envelope
 from chaos_core.errors import ChaosError
 from chaos_core.faults import kinds, parse
 from chaos_core.messages import MAX_DETAIL, FaultStatus, read_params
-from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.node import Device, NodeView, Protected, Way
 from chaos_core.units import Duration
 
 PEERS = (
@@ -40,7 +40,7 @@ _SOME = (
         cpus=1,
         memory_total=256 << 20,
         devices=(Device("lo", ("127.0.0.1",), loopback=True), Device("v0", ("10.9.0.1",))),
-        routes=(Route("0.0.0.0/0", "v0"), Route("::/0", "v0"), Route("10.9.0.0/24", "v0")),
+        elsewhere=Way(("v0",)),
         protected=Protected(("10.9.0.7", "fd09::7"), ("192.0.2.0/24", "fd0a::/64"), (22, 2222)),
     ),
     NodeView(
@@ -48,7 +48,8 @@ _SOME = (
         cpus=256,
         memory_total=1 << 42,
         devices=tuple(Device(f"e{n}") for n in range(20)),
-        routes=tuple(Route(f"10.{n}.0.0/16", f"e{n}") for n in range(20)),
+        ways={"0.0.0.0/0": Way(tuple(f"e{n}" for n in range(20)))},
+        elsewhere=Way(kind="blackhole"),
         mark_mask=0x3,
     ),
 )

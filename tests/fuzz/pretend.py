@@ -25,7 +25,7 @@ from chaos_core.effects import Effect
 from chaos_core.envelope import Envelope
 from chaos_core.faults import Fault
 from chaos_core.log import Log
-from chaos_core.node import Asks, Device, NodeView, Protected, Route
+from chaos_core.node import Asks, Device, NodeView, Protected, Way
 
 VIEW = NodeView(
     directory=NodeView.example(Asks(directory="/")).directory,
@@ -33,7 +33,7 @@ VIEW = NodeView(
     cpus=2,
     memory_total=4 << 30,
     devices=(Device("lo", ("127.0.0.1",), loopback=True), Device("eth0", ("10.0.0.1",))),
-    routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
+    elsewhere=Way(("eth0",)),
     protected=Protected(("10.0.0.7",)),
 )
 
@@ -99,7 +99,7 @@ def _view(fault: Fault) -> NodeView:
         cpus=VIEW.cpus,
         memory_total=VIEW.memory_total,
         devices=VIEW.devices,
-        routes=VIEW.routes,
+        elsewhere=VIEW.elsewhere,
         protected=VIEW.protected,
         systemd=True,
     )

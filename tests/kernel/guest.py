@@ -21,7 +21,7 @@ _PRELOADED = (
     " xt_owner xt_cgroup xt_limit xt_string ts_kmp"
     " xt_NFQUEUE nfnetlink_queue iptable_security ip6table_security"
     " cls_basic em_ipset ip_set_hash_netport"
-    " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge"
+    " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge vrf"
 )
 _FINIT_MODULE = 313  # x86-64
 _POWER_OFF = 0x4321FEDC
@@ -77,6 +77,7 @@ def main() -> None:
     modules.load("loop", "max_loop=4")
     modules.load("ifb", "numifbs=0")
     modules.load("dummy", "numdummies=0")
+    modules.load("bonding", "max_bonds=0")
     helper = Path("/run/modprobe")  # for the test that asks for it
     helper.write_text(f'#!/bin/sh\nexec {sys.executable} -B {__file__} modprobe "$@"\n')
     helper.chmod(0o700)

@@ -21,7 +21,7 @@ from chaos_agent.linux.tc import Tc
 from chaos_core import faults
 from chaos_core.effects import Effect, Family, IngressPipe
 from chaos_core.messages import Revert
-from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.node import Device, NodeView, Protected, Way
 
 pytestmark = pytest.mark.guest
 BOTH = pytest.mark.parametrize("family", [4, 6])
@@ -38,7 +38,7 @@ def effects(
         cpus=1,
         memory_total=2**30,
         devices=(Device("v0", ("10.9.0.1", "fd09::1")),),
-        routes=(Route("10.9.0.0/24", "v0"), Route("fd09::/64", "v0")),
+        elsewhere=Way(("v0",)),
         protected=Protected(controllers=controllers),
     )
     given = {"peers": peers, "delay": f"{LATE}ms", "direction": direction, **more}

@@ -101,7 +101,7 @@ def test_what_only_looks_like_ours_is_left_alone(host: Host, sh: Callable[..., s
     rules = sh("iptables-legacy", "-S")
     assert sweep.find(host) == []
     assert sweep.remove(host) == []
-    assert {device.name for device in host.routes.devices()} >= set(names)
+    assert {device.name for device in host.devices.all()} >= set(names)
     assert set(names) <= set(sh("ipset", "list", "-n").split())
     assert sh("iptables-legacy", "-S") == rules
 

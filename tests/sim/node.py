@@ -23,7 +23,7 @@ from chaos_core.effects import Family
 from chaos_core.envelope import PROFILES
 from chaos_core.faults import Fault
 from chaos_core.lease import HEARTBEAT_INTERVAL
-from chaos_core.node import Device, NodeView, Route
+from chaos_core.node import Device, NodeView, Way
 from chaos_proto.v1 import chaos_pb2 as pb
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ _NODE = NodeView(
     cpus=1,
     memory_total=2**30,
     devices=(Device("eth0"),),
-    routes=(Route("0.0.0.0/0", "eth0"),),
+    elsewhere=Way(("eth0",)),
 )
 
 

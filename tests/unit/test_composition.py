@@ -16,7 +16,7 @@ from chaos_core import composition, faults
 from chaos_core.composition import Shape, combined
 from chaos_core.effects import Chain, Effect, GilbertElliott, Netem, Pipe, Rule, Tbf, is_ours
 from chaos_core.errors import Refused
-from chaos_core.node import Device, NodeView, Route
+from chaos_core.node import Device, NodeView, Way
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=200)
 NODE = replace(
@@ -26,11 +26,11 @@ NODE = replace(
         Device("eth0", prefs=frozenset({1, 3})),
         Device("eth1"),
     ),
-    routes=(
-        Route("0.0.0.0/0", "eth0"),
-        Route("::/0", "eth0"),
-        Route("10.1.0.0/16", "eth1"),
-    ),
+    ways={
+        "10.1.0.2/32": Way(("eth1",)),
+        "0.0.0.0/0": Way(("eth0", "eth1")),
+    },
+    elsewhere=Way(("eth0",)),
 )
 PEERS = "10.0.0.2,10.1.0.2,fd00::2"
 # Every network kind, with each direction and action that it has.

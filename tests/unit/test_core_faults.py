@@ -34,7 +34,7 @@ from chaos_core.errors import ChaosError, InvalidInput, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.faults._network import queue_limit
 from chaos_core.faults._shaping import ShapingFault
-from chaos_core.node import Device, NodeView, ProcessFacts, Protected, Route, UnitFacts
+from chaos_core.node import NO_WAY, Device, NodeView, ProcessFacts, Protected, UnitFacts, Way
 from chaos_core.units import SECOND, Percent
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -48,12 +48,8 @@ NODE = replace(
         Device("eth0", ("10.0.0.9", "fd00::9"), prefs=frozenset({1, 3})),
         Device("eth1"),
     ),
-    routes=(
-        Route("0.0.0.0/0", "eth0"),
-        Route("::/0", "eth0"),
-        Route("10.1.0.0/16", "eth1"),
-        Route("fd01::/16", "eth1"),
-    ),
+    ways=dict.fromkeys(("10.1.0.0/24", "fd01::/64"), Way(("eth1",))),
+    elsewhere=Way(("eth0",)),
     protected=Protected(controllers=("10.0.0.1", "fd00::1"), peers=("10.9.0.0/16",)),
 )
 MORE: dict[str, dict[str, str]] = {
@@ -367,12 +363,20 @@ def test_without_a_route_or_by_the_wrong_interface_nothing_compiles(
 ) -> None:
     if "interface" not in given:
         with pytest.raises(InvalidInput, match="no route to"):
-            compiled(kind, given, replace(NODE, routes=()))
+            compiled(kind, given, replace(NODE, ways={}, elsewhere=NO_WAY))
     with pytest.raises(InvalidInput, match="has no 'eth9'"):
         compiled(kind, {**given, "interface": "eth9"})
     with pytest.raises(Refused, match="loopback"):
         compiled(kind, {**given, "interface": "lo"})
-    assert compiled(kind, {**given, "interface": "eth1"}, replace(NODE, routes=()))
+    with_interface = {**given, "interface": "eth1"}
+    by_eth1 = replace(NODE, ways={}, elsewhere=Way(("eth1",)), protected=Protected())
+    assert compiled(kind, with_interface, by_eth1)
+    elsewhere = replace(NODE, ways={}, elsewhere=Way(("eth0",)))
+    if given.get("direction") == "in":  # it may arrive by another interface than the reply's
+        assert compiled(kind, with_interface, elsewhere)
+    else:
+        with pytest.raises(InvalidInput, match=r"eth1 of node example has no way to .*\n.*eth0"):
+            compiled(kind, with_interface, elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +398,7 @@ def test_peers_behind_more_interfaces_than_can_be_named_are_refused() -> None:
     node = replace(
         NODE,
         devices=tuple(Device(name) for name in names),
-        routes=tuple(Route(f"10.0.1.{n}/32", name) for n, name in enumerate(names)),
+        ways={"10.0.1.0/24": Way(tuple(names))},
     )
     with pytest.raises(InvalidInput, match="200 interfaces"):
         compiled("network.latency", {"peers": "10.0.1.0/24", "delay": "1ms"}, node)
@@ -458,22 +462,6 @@ def test_memory_never_takes_more_than_was_drawn(total: int, share: int) -> None:
 
 
 # ── the node ──────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("peer", "devices"),
-    [
-        ("10.0.0.2", ("eth0",)),
-        ("10.1.2.3", ("eth1",)),
-        ("10.0.0.0/8", ("eth0", "eth1")),
-        ("0.0.0.0/0", ("eth0", "eth1")),
-        ("fd01::1", ("eth1",)),
-    ],
-)
-def test_devices_towards_a_peer(peer: str, devices: tuple[str, ...]) -> None:
-    import ipaddress
-
-    assert NODE.devices_towards(ipaddress.ip_network(peer)) == devices
 
 
 @pytest.mark.parametrize("mask", [0x0F000000, 0x80000000, 0x1, 0x50000])

@@ -20,7 +20,7 @@ from chaos_agent.workers.dns import Answer
 from chaos_core import faults
 from chaos_core.effects import Chain, LeasedSet, Rule, Worker
 from chaos_core.errors import InvalidInput, Unsupported
-from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.node import Device, NodeView, Protected, Way
 
 ID = "0a1b2c3d"
 NODE = NodeView(
@@ -28,7 +28,7 @@ NODE = NodeView(
     cpus=1,
     memory_total=2**30,
     devices=(Device("lo", ("127.0.0.1", "::1"), loopback=True), Device("eth0", ("10.0.0.1",))),
-    routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
+    elsewhere=Way(("eth0",)),
     protected=Protected(controllers=("10.0.0.9",)),
 )
 TEXTS = [b"\0\0\0\0\2db\0", b"\0\0\0\1\2db\0"]

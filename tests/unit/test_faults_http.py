@@ -11,7 +11,7 @@ import pytest
 from chaos_core import faults
 from chaos_core.effects import Chain, LeasedSet, Rule, Worker
 from chaos_core.errors import InvalidInput, Refused
-from chaos_core.node import Device, NodeView, Protected, Route
+from chaos_core.node import NO_WAY, Device, NodeView, Protected, Way
 
 ID = "0a1b2c3d"
 NODE = NodeView(
@@ -19,7 +19,7 @@ NODE = NodeView(
     cpus=1,
     memory_total=2**30,
     devices=(Device("eth0", ("10.0.0.1",)),),
-    routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0")),
+    elsewhere=Way(("eth0",)),
     protected=Protected(controllers=("10.0.0.9",)),
 )
 
@@ -65,7 +65,7 @@ def test_by_default_it_is_everybody_in_every_family_that_the_node_speaks() -> No
         ("0.0.0.0/1", "128.0.0.0/1"),
         ("::/1", "8000::/1"),
     ]
-    only_four = replace(NODE, routes=NODE.routes[:1])
+    only_four = replace(NODE, ways={"0.0.0.0/0": Way(("eth0",))}, elsewhere=NO_WAY)
     assert [one.family for one in compiled(only_four) if isinstance(one, Chain)] == [4]
 
 

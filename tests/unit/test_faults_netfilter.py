@@ -13,7 +13,7 @@ from chaos_agent.linux import sockets
 from chaos_core import effects, envelope, faults
 from chaos_core.effects import Chain, LeasedSet, PulsedSet, Rule
 from chaos_core.errors import EnvelopeExceeded, InvalidInput, Refused
-from chaos_core.node import Asks, CgroupFacts, Device, NodeView, Protected, Route, UnitFacts
+from chaos_core.node import NO_WAY, Asks, CgroupFacts, Device, NodeView, Protected, UnitFacts, Way
 from chaos_core.units import SECOND
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=200)
@@ -26,12 +26,12 @@ NODE = replace(
         Device("eth0", ("10.0.0.9", "fd00::9")),
         Device("eth1", ("10.1.0.9",)),
     ),
-    routes=(
-        Route("0.0.0.0/0", "eth0"),
-        Route("::/0", "eth0"),
-        Route("::1/128", "lo"),
-        Route("10.1.0.0/16", "eth1"),
-    ),
+    ways={
+        "0.0.0.0/0": Way(("eth0", "eth1")),
+        "::/0": Way(("eth0", "lo")),
+        **dict.fromkeys(("10.1.0.1/32", "10.1.0.7/32"), Way(("eth1",))),
+    },
+    elsewhere=Way(("eth0",)),
 )
 
 
@@ -183,12 +183,12 @@ def test_a_process_that_is_not_there_or_protected_is_refused(
 
 
 def test_everywhere_is_where_the_node_has_routes() -> None:
-    four = replace(NODE, routes=NODE.routes[:1])
+    four = replace(NODE, ways={"0.0.0.0/0": Way(("eth0",))}, elsewhere=NO_WAY)
     sets = [e for e in compiled("network.blackhole", four, ports="80") if isinstance(e, LeasedSet)]
     assert [(one.family, one.entries) for one in sets] == [(4, ("0.0.0.0/1", "128.0.0.0/1"))]
     assert len([e for e in compiled("network.blackhole", ports="80") if e in sets]) == 1
     with pytest.raises(InvalidInput, match="no route"):
-        compiled("network.blackhole", replace(NODE, routes=()), ports="80")
+        compiled("network.blackhole", replace(NODE, ways={}, elsewhere=NO_WAY), ports="80")
 
 
 @pytest.mark.parametrize(

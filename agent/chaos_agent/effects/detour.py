@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 
 from chaos_agent.effects.counters import Counters
 from chaos_agent.linux.host import Host
+from chaos_core.addresses import Network
 from chaos_core.effects import Chain, Effect, IngressPipe, LeasedSet, Pipe, PulsedSet
-from chaos_core.node import Network
 
 _ENOUGH = 10  # packets that should have made the detour since the last one that did
 

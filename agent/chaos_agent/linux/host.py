@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from chaos_agent.linux.cgroups import Cgroups
     from chaos_agent.linux.children import Children
+    from chaos_agent.linux.devices import Devices
+    from chaos_agent.linux.fib import Fib
     from chaos_agent.linux.ipsets import IpSets
     from chaos_agent.linux.nft import Nft
     from chaos_agent.linux.nftrules import NftChains, NftSets
-    from chaos_agent.linux.routes import Routes
     from chaos_agent.linux.systemd import Systemd
     from chaos_agent.linux.tc import Tc
+    from chaos_agent.linux.ways import Ways
     from chaos_agent.linux.workers import Workers
     from chaos_agent.linux.xtables import Xtables
     from chaos_agent.services import Service
@@ -42,10 +44,22 @@ class Host:
         return Tc()
 
     @cached_property
-    def routes(self) -> Routes:
-        from chaos_agent.linux.routes import Routes
+    def fib(self) -> Fib:
+        from chaos_agent.linux.fib import Fib
 
-        return Routes(self.tc)
+        return Fib()
+
+    @cached_property
+    def devices(self) -> Devices:
+        from chaos_agent.linux.devices import Devices
+
+        return Devices(self.tc, self.fib)
+
+    @cached_property
+    def ways(self) -> Ways:
+        from chaos_agent.linux.ways import Ways
+
+        return Ways(self.fib)
 
     @cached_property
     def sets(self) -> IpSets:
@@ -116,8 +130,9 @@ class Host:
 
     def close(self) -> None:
         """Close sockets. Holders lose their parent's pipe by this, and end."""
-        self.__dict__.pop("nft_chains", None)  # it has no socket but that of nft
-        for name in ("tc", "sets", "nft", "children", "workers", "systemd"):
+        for name in ("ways", "devices", "nft_chains"):  # which have no socket of their own
+            self.__dict__.pop(name, None)
+        for name in ("tc", "fib", "sets", "nft", "children", "workers", "systemd"):
             adapter = self.__dict__.pop(name, None)
             if adapter is not None:
                 adapter.close()

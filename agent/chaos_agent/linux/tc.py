@@ -42,9 +42,9 @@ from chaos_agent.linux.tcvalues import (
     read_redirect,
     verdict,
 )
+from chaos_core.addresses import Network
 from chaos_core.effects import Family, Netem, Tbf
 from chaos_core.errors import ChaosError, Unsupported
-from chaos_core.node import Network
 
 _ETH_P_ALL = 3
 _ETH_P: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
@@ -305,15 +305,7 @@ class Tc:
         found += [(route.get_attr("RTA_VIA") or {}).get("addr") for route in routes]
         return {ipaddress.ip_address(text) for text in found if text}
 
-    # ── raw dumps, for routes and snapshots ───────────────────────────────────────────
-
-    @kernel_call
-    def dump_addresses(self) -> list[Any]:
-        return list(self._ip.get_addr())
-
-    @kernel_call
-    def dump_routes(self, family: int) -> list[Any]:
-        return list(self._ip.get_routes(family=family))
+    # ── raw dumps, for devices and snapshots ───────────────────────────────────────────
 
     @kernel_call
     def dump_qdiscs(self) -> list[Any]:

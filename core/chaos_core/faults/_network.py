@@ -8,10 +8,11 @@ from abc import ABC
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from chaos_core.addresses import Network, network, unreachable
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
@@ -34,7 +35,7 @@ from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
 from chaos_core.faults._counting import counted
 from chaos_core.faults._units import Service, protected
-from chaos_core.node import Asks, Network, NodeView
+from chaos_core.node import Asks, NodeView
 
 # What doctor must find for building blocks below.
 MATCHING = ("ipset", "xt_set", "multiport")
@@ -52,6 +53,12 @@ _DHCP: dict[Family, tuple[str, ...]] = {4: ("67", "68"), 6: ("546", "547")}
 Way = Literal["in", "out"]
 Direction = Literal[Way, "both"]
 EVERYWHERE = ("0.0.0.0/0", "::/0")
+_NO_WAY = {
+    "none": "node {node} has no route to {to}",
+    "unreachable": "node {node} has an unreachable route to {to}",
+    "local": "{to} is node {node} itself",
+    "broadcast": "{to} is a broadcast address of node {node}",
+}
 
 
 def _split(value: Any) -> Any:
@@ -68,7 +75,11 @@ TextList = Annotated[tuple[str, ...], BeforeValidator(_split)]
 def _others(value: tuple[str, ...]) -> tuple[str, ...]:
     if not value:
         raise ValueError("name at least one peer, for example peers=10.0.0.2")
-    return _whom(value)
+    whom = _whom(value)
+    for text in whom:
+        if not is_name(text) and (why := unreachable(network(text))):
+            raise ValueError(f"{text} {why}")
+    return whom
 
 
 def _whom(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,8 +125,11 @@ class NetworkFault(Fault, ABC):
     that is started anew has another group, which ends the fault as disturbed.
     """
 
+    heading: ClassVar[Way] = "out"  # of a kind without a direction
+
     peers: Peers = Field(
-        description="the other side: addresses, CIDRs, host names, nodes or labels (role=db)"
+        description="the other side: addresses, CIDRs, host names, nodes or labels (role=db);"
+        " ::ffff:10.0.0.9 is 10.0.0.9"
     )
     exclude: Excluded = Field(
         default=(), description="not hit though they are peers: whatever peers can name"
@@ -168,6 +182,9 @@ class NetworkFault(Fault, ABC):
             raise ValueError(
                 f"{process}: who receives a packet is not known on arrival, so only direction=out"
             )
+        for net in () if self.named("peers") or self.interface else self.networks(6):
+            if net.is_link_local:
+                raise ValueError(f"peers: {net} is on a link: name the interface as well")
         for family in () if self.named("peers") or self.named("exclude") else self.families():
             unhit = self.excluded(family)
             if all(any(_within(net, safe) for safe in unhit) for net in self.networks(family)):
@@ -183,8 +200,18 @@ class NetworkFault(Fault, ABC):
 
     def asks(self) -> Asks:
         return Asks(
-            units=(self.unit,) if self.unit else (), cgroups=(self.cgroup,) if self.cgroup else ()
+            units=(self.unit,) if self.unit else (),
+            cgroups=(self.cgroup,) if self.cgroup else (),
+            towards=tuple(map(str, self._all_networks())),
+            interface=self.interface,
         )
+
+    def _all_networks(self) -> tuple[Network, ...]:
+        """The peers of both families as they were given; none when one is still a name.
+
+        Not collapsed: of single addresses the kernel is asked, of networks all routes are read.
+        """
+        return () if self.named("peers") else tuple(map(network, self.peers))
 
     def networks(self, family: Family) -> tuple[Network, ...]:
         """The peers of one family, those inside a larger one left out.
@@ -410,7 +437,7 @@ class NetworkFault(Fault, ABC):
                     *self._spared(node, family, direction),
                     *self._counted(
                         rule
-                        for device in self._filtered_devices(node)
+                        for device in self._filtered_devices(node, direction)
                         for rule in self.matches(
                             fault_id, family, direction, _on_device(verdict, direction, device)
                         )
@@ -441,7 +468,7 @@ class NetworkFault(Fault, ABC):
         """These ports from anywhere, as entries of a FixedSet."""
         return tuple(
             f"{half},{protocol}:{port}"
-            for half in _entries((_network(EVERYWHERE[family == 6]),))
+            for half in _entries((network(EVERYWHERE[family == 6]),))
             for protocol in self.protocols(family)
             for port in each_port(ports)
         )
@@ -455,21 +482,19 @@ class NetworkFault(Fault, ABC):
         return (self.protocol,)
 
     def devices(self, node: NodeView) -> tuple[str, ...]:
-        """The interface asked for, or those that route to the peers. Raises InvalidInput."""
+        """The interface asked for, or those by which packets to the peers leave.
+
+        Raises InvalidInput or Refused where there is none.
+        """
         if self.interface:
-            names: tuple[str, ...] = (self.interface,)
+            names = self._named_device(node)
         else:
-            found = {
-                name
-                for family in self.families()
-                for net in self.networks(family)
-                for name in node.devices_towards(net)
-            }
+            found = {name for net in self._all_networks() for name in node.way(net).devices}
             loops = {device.name for device in node.devices if device.loopback}
             names = tuple(sorted(found - loops or found))  # a default route's peers hold ::1 too
         if not names:
             raise InvalidInput(
-                f"peers: node {node.name} has no route to {', '.join(self.peers)}",
+                f"peers: {no_way(self._all_networks(), node)}",
                 where=self.kind,
                 hint="check the addresses, or name the interface",
             )
@@ -481,24 +506,54 @@ class NetworkFault(Fault, ABC):
                 hint="name fewer peers, or the interface",
             )
         for name in names:
-            device = node.device(name)
-            if device is None:
-                known = ", ".join(device.name for device in node.devices)
-                raise InvalidInput(
-                    f"interface: node {node.name} has no {name!r}",
-                    where=self.kind,
-                    hint=f"one of: {known}",
-                )
-            if device.loopback:
-                raise Refused(
-                    f"interface: loopback {name!r} is never touched",
-                    where=self.kind,
-                    hint="name peers on another machine",
-                )
+            self._existing(node, name)
         return names
 
-    def _filtered_devices(self, node: NodeView) -> tuple[str, ...]:
+    def _named_device(self, node: NodeView) -> tuple[str, ...]:
+        """The interface asked for, or of a VRF those that belong to it, as packets have those.
+
+        What arrives may come by another way than what is sent takes.
+        """
+        self._existing(node, self.interface)
+        members = tuple(sorted(one.name for one in node.devices if one.vrf == self.interface))
+        names = members or (self.interface,)
+        leaving = {name for net in self._all_networks() for name in node.way(net).devices}
+        if getattr(self, "direction", self.heading) != "in" and not leaving.intersection(names):
+            others = f"they leave by {', '.join(sorted(leaving))}" if leaving else ""
+            raise InvalidInput(
+                f"interface: {self.interface} of node {node.name} has no way to"
+                f" {', '.join(self.peers[:3])}",
+                where=self.kind,
+                hint=others or no_way(self._all_networks(), node),
+            )
+        return names
+
+    def _existing(self, node: NodeView, name: str) -> None:
+        device = node.device(name)
+        if device is None:
+            known = ", ".join(device.name for device in node.devices)
+            raise InvalidInput(
+                f"interface: node {node.name} has no {name!r}",
+                where=self.kind,
+                hint=f"one of: {known}",
+            )
+        if device.loopback:
+            raise Refused(
+                f"interface: loopback {name!r} is never touched",
+                where=self.kind,
+                hint="name peers on another machine",
+            )
+
+    def _filtered_devices(self, node: NodeView, direction: Way = "out") -> tuple[str, ...]:
         self.devices(node)  # same refusals as on egress
+        device = node.device(self.interface)
+        if direction == "in" and device is not None and device.vrf:
+            raise Refused(
+                f"interface: {self.interface} belongs to VRF {device.vrf},"
+                " by whose name its packets are known on arrival",
+                where=self.kind,
+                hint=f"interface={device.vrf}",
+            )
         return (self.interface,)  # ingress and reject do not depend on the route
 
     def _sent_by(self, node: NodeView, rule: Rule) -> Rule:
@@ -541,6 +596,11 @@ class NetworkFault(Fault, ABC):
         )
 
     def _refuse_protected(self, node: NodeView) -> None:
+        for net in self._all_networks():
+            if node.way(net).kind in ("local", "broadcast", "multicast"):
+                raise Refused(
+                    f"peers: {no_way([net], node)}", where=self.kind, hint="name the other side"
+                )
         own = {address for device in node.devices for address in device.addresses}
         for family in self.families():
             for net in self.networks(family):
@@ -559,6 +619,20 @@ class NetworkFault(Fault, ABC):
                     )
 
 
+def no_way(networks: Iterable[Network], node: NodeView) -> str:
+    """Why no packet leaves for these, in words."""
+    kinds: dict[str, list[str]] = {}
+    for net in networks:
+        text = str(net.network_address) if net.num_addresses == 1 else str(net)
+        kinds.setdefault(node.way(net).kind, []).append(text)
+    return "; ".join(
+        _NO_WAY.get(kind, f"node {{node}} has a {kind} route to {{to}}").format(
+            node=node.name, to=", ".join(found[:3]) + (" and more" if found[3:] else "")
+        )
+        for kind, found in kinds.items()
+    )
+
+
 def ways_of(direction: Direction) -> tuple[Way, ...]:
     """Each of the two ways that packets can go, if it is meant."""
     ways: tuple[Way, ...] = ("in", "out")
@@ -567,7 +641,7 @@ def ways_of(direction: Direction) -> tuple[Way, ...]:
 
 def _peer(text: str) -> str:
     """A name as it is, an address or a CIDR in its canonical form."""
-    return text if is_name(text) else str(_network(text))
+    return text if is_name(text) else str(network(text))
 
 
 def is_name(text: str) -> bool:
@@ -585,8 +659,8 @@ class Everywhere(NetworkFault, ABC):
 
     def here(self, node: NodeView) -> Self:
         """The same without a family that this node does not speak, if no peers are named."""
-        spoken = {ipaddress.ip_network(route.destination).version for route in node.routes}
-        peers = tuple(text for text in EVERYWHERE if _network(text).version in spoken)
+        spoken = {net.version for net in map(network, EVERYWHERE) if node.way(net).devices}
+        peers = tuple(text for text in EVERYWHERE if network(text).version in spoken)
         if self.peers != EVERYWHERE or not peers:
             return self
         return self.model_copy(update={"peers": peers})
@@ -599,21 +673,12 @@ def each_port(ranges: tuple[str, ...]) -> list[int]:
 
 
 def _of_family(texts: tuple[str, ...], family: Family) -> tuple[Network, ...]:
-    nets = [net for net in map(_network, texts) if net.version == family]
+    nets = [net for net in map(network, texts) if net.version == family]
     return tuple(ipaddress.collapse_addresses(nets))  # type: ignore[type-var]
 
 
 def _within(net: Network, other: Network) -> bool:
     return net.version == other.version and net.subnet_of(other)  # type: ignore[arg-type]
-
-
-def _network(text: str) -> Network:
-    if "%" in text:
-        raise ValueError(f"{text!r} is not an address or CIDR (name the interface apart from it)")
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not an address or CIDR ({error})") from None
 
 
 def _entries(networks: tuple[Network, ...]) -> tuple[str, ...]:

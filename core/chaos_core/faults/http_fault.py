@@ -11,7 +11,7 @@ from chaos_core.effects import LINK_PREFIX, Effect, Family, Rule, Worker
 from chaos_core.envelope import Draw
 from chaos_core.errors import Refused
 from chaos_core.faults._fields import Share
-from chaos_core.faults._network import MATCHING, Everywhere
+from chaos_core.faults._network import MATCHING, Everywhere, Way
 from chaos_core.node import NodeView
 from chaos_core.units import Duration, Percent
 
@@ -34,6 +34,7 @@ class HttpFault(Everywhere):
     example = "port=8080 status=503 share=10%"
     risky = True
     needs: ClassVar[tuple[str, ...]] = (*MATCHING, "redirect", "worker")
+    heading: ClassVar[Way] = "in"
 
     port: Annotated[int, Field(ge=1, le=65535)] = Field(
         description="the service's port on this node"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_network
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from chaos_core.addresses import network
 from chaos_core.effects import Effect
 from chaos_core.envelope import Draw
 from chaos_core.errors import Refused
@@ -53,10 +53,10 @@ class NetworkDown(Everywhere):
         device = node.device(self.interface)
         assert device is not None  # cut_off() has refused it
         for controller in node.protected.controllers:
-            if self.interface in node.devices_towards(ip_network(controller)):
+            if self.interface in node.way(network(controller)).devices:
                 self._refuse(f"is the way to the controller {controller}")
         for near, far in node.ssh:
-            if near in device.addresses or self.interface in node.devices_towards(ip_network(far)):
+            if near in device.addresses or self.interface in node.way(network(far)).devices:
                 self._refuse(f"carries an SSH connection from {far}")
 
     def _refuse(self, why: str) -> None:

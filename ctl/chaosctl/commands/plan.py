@@ -7,7 +7,6 @@ those of an example; everything else is what an agent would do.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import typer
@@ -16,7 +15,7 @@ from chaos_core import blast, effects, envelope
 from chaos_core.envelope import Draw, Envelope
 from chaos_core.errors import EnvelopeExceeded, InvalidInput
 from chaos_core.faults import Fault, nearest
-from chaos_core.node import Device, NodeView
+from chaos_core.node import NodeView
 from chaos_core.units import Duration
 from chaosctl import output
 
@@ -32,7 +31,7 @@ def show(
     if name not in envelope.PROFILES:
         raise InvalidInput(f"unknown profile {name!r}", hint=nearest(name, envelope.PROFILES))
     limits = envelope.PROFILES[name]
-    node = _example(fault)
+    node = NodeView.example(fault.asks())
     done, draw = fault.compile(node, FAULT_ID), fault.draw().on(node.memory_total)
     refusal = _refusal(limits, draw, duration, nodes)
     if as_json:
@@ -70,15 +69,6 @@ def _refusal(
     except EnvelopeExceeded as error:
         return error
     return None
-
-
-def _example(fault: Fault) -> NodeView:
-    """The example node; it has the interface that the fault names, if it names one."""
-    node = NodeView.example(fault.asks())
-    name = getattr(fault, "interface", "")
-    if name and node.device(name) is None:
-        return replace(node, devices=(*node.devices, Device(name)))
-    return node
 
 
 def _rows(limits: Envelope, draw: Draw, duration: Duration) -> list[tuple[str, str, str]]:
