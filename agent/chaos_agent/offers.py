@@ -35,7 +35,10 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         cpus=os.cpu_count() or 1,
         memory_total=memory_total(),
         devices=tuple(
-            Device(device.name, device.addresses, device.loopback, device.prefs)
+            Device(
+                *(device.name, device.addresses, device.loopback, device.prefs),
+                *(device.egress_taken, device.ingress_taken),
+            )
             for device in host.routes.devices()
         ),
         routes=tuple(

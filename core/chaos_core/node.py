@@ -25,12 +25,17 @@ DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A network interface. ``prefs`` are the filter preferences in use on its clsact egress."""
+    """A network interface. ``prefs`` are the filter preferences in use on its clsact egress.
+
+    ``egress_taken`` and ``ingress_taken`` say why no detour can be made there; empty: it can.
+    """
 
     name: str
     addresses: tuple[str, ...] = ()  # without prefix length
     loopback: bool = False
     prefs: frozenset[int] = frozenset()
+    egress_taken: str = ""
+    ingress_taken: str = ""
 
     def free_pref(self, but: frozenset[int] = frozenset()) -> int:
         """The lowest preference not in use, so that our filter is asked first if it can be."""

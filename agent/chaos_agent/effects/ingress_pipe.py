@@ -13,6 +13,7 @@ Link and clsact are added, claimed and taken away as in ``pipe``, by the same ta
 from __future__ import annotations
 
 from chaos_agent.effects.pipe import claimed, qdisc_differs, release, shape, unhook
+from chaos_agent.linux import tcx
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import INGRESS, Link, Redirect
@@ -136,7 +137,7 @@ def _filters_differ(host: Host, effect: IngressPipe, device: Link, link: Link) -
 def _in_the_way(host: Host, effect: IngressPipe, device: Link) -> str | None:
     for pref, kind, _ in host.tc.foreign_filters(device.index, INGRESS):
         return f"filter {pref} ({kind}) of somebody else's is at the ingress of {effect.device}"
-    return None
+    return tcx.obstacle(device.index, effect.device, "ingress") or None
 
 
 OPS = IngressPipeOps()

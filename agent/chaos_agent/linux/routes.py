@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chaos_agent.linux import tcx
 from chaos_agent.linux.tc import Tc
+from chaos_agent.linux.tcvalues import Link
 from chaos_core.effects import Family, is_ours
 
 _MAIN_TABLE = 254
@@ -20,7 +22,8 @@ class Device:
     """A network device that is not ours. ``addresses`` are without prefix length.
 
     ``prefs`` are the filter preferences in use on its clsact egress, ``marks`` the
-    marks that filters there redirect.
+    marks that filters there redirect. ``egress_taken`` and ``ingress_taken`` say why no
+    filter can be added there, or would see no packets.
     """
 
     name: str
@@ -31,6 +34,8 @@ class Device:
     addresses: tuple[str, ...]
     prefs: frozenset[int]
     marks: frozenset[int]
+    egress_taken: str = ""
+    ingress_taken: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,8 @@ class Routes:
         for message in self._tc.dump_addresses():
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             addresses.setdefault(message["index"], []).append(text)
-        guarded = self._tc.clsact_devices()
+        hooks = self._tc.hook_qdiscs()
+        guarded = {index for index, kind in hooks.items() if kind == "clsact"}
         found = []
         for link in self._tc.links():
             if is_ours(link.name):
@@ -74,6 +80,8 @@ class Routes:
                         message["info"] >> 16 for hook, message in filters if hook == "egress"
                     ),
                     marks=frozenset(redirect.mark for redirect in redirects),
+                    egress_taken=_taken(link, hooks, "egress"),
+                    ingress_taken=_taken(link, hooks, "ingress"),
                 )
             )
         return found
@@ -88,6 +96,16 @@ class Routes:
             for destination, index, metric in _hops(family, message)
             if index in names
         ]
+
+
+def _taken(link: Link, hooks: Mapping[int, str], side: tcx.Side) -> str:
+    """What keeps filters of ours from that side of a device; empty when nothing is known to."""
+    if hooks.get(link.index) == "ingress":
+        return (
+            f"the plain ingress qdisc on {link.name} is in the place of clsact, which the detour"
+            " of this fault takes"
+        )
+    return tcx.obstacle(link.index, link.name, side)
 
 
 def _hops(family: Family, message: Any) -> Iterator[tuple[str, int, int]]:

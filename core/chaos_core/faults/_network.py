@@ -240,6 +240,7 @@ class NetworkFault(Fault, ABC):
         for number, name in enumerate(self.devices(node)):
             device = node.device(name)
             assert device is not None
+            self._refuse_taken(device.egress_taken)
             link = f"{LINK_PREFIX}{fault_id}-{number}"
             pipes.append(Pipe(name, link, mark, mask, device.free_pref(), netem, tbf))
         chains = [
@@ -326,6 +327,8 @@ class NetworkFault(Fault, ABC):
                     *(name if given else "" for name, given in chosen),
                 )
             )
+        for name in self.devices(node):
+            self._refuse_taken(device.ingress_taken if (device := node.device(name)) else "")
         netem = through if isinstance(through, Netem) else None
         tbf = through if isinstance(through, Tbf) else None
         pipes = (
@@ -489,6 +492,17 @@ class NetworkFault(Fault, ABC):
             *_protected_rules(node, family, direction),
             *(_spare(net, direction) for net in self.excluded(family)),
         )
+
+    def _refuse_taken(self, why: str) -> None:
+        """Raise Refused where the detour through a link of our own cannot be made."""
+        if why:
+            raise Refused(
+                why,
+                where=self.kind,
+                hint="`tc qdisc show` and `bpftool net` on the node name its owner. Name another"
+                " interface, or use what takes no detour: network.reject, network.limit,"
+                " network.partition with action=reject or direction=in",
+            )
 
     def _refuse_protected(self, node: NodeView) -> None:
         own = {address for device in node.devices for address in device.addresses}
