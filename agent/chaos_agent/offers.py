@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine, lacking
-from chaos_agent.linux import caches, clock, directories, limits, processes
+from chaos_agent.linux import caches, clock, directories, limits, processes, sshd
 from chaos_agent.linux.boottime import boot_id, now_us
 from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.host import Host
@@ -20,7 +21,7 @@ from chaos_agent.linux.systemd import RUNNING
 from chaos_core import envelope
 from chaos_core.faults import Fault, kinds, problems
 from chaos_core.messages import MAX_ADDRESSES, Hello, Survived
-from chaos_core.node import Device, NodeView, Route, UnitFacts
+from chaos_core.node import Device, NodeView, Protected, Route, UnitFacts
 
 _LISTED = {"database": "postgres", "redis": "redis", "memcached": "memcached"}  # by field
 
@@ -29,6 +30,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
     asks = fault.asks()
     units = {name: found for name in asks.units if (found := _unit(host, name, asks.limits))}
+    protected = _protected(config, host) if asks.ssh_ports else config.protected
     groups = [*asks.cgroups, *(unit.cgroup.path for unit in units.values() if unit.cgroup)]
     return NodeView(
         name=config.node,
@@ -44,7 +46,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         routes=tuple(
             Route(route.destination, route.device, route.metric) for route in host.routes.routes()
         ),
-        protected=config.protected,
+        protected=protected,
         mark_mask=config.mark_mask,
         profile=config.envelope.profile,
         systemd=RUNNING.is_dir(),
@@ -52,7 +54,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         units=units,
         processes=tuple(processes.find(asks.processes)) if asks.processes else (),
         cgroups={path: inode for path in groups if (inode := unified_id(path))},
-        ssh=tuple(connections_to(config.protected.ssh_ports)) if asks.ssh else (),
+        ssh=tuple(connections_to(protected.ssh_ports)) if asks.ssh else (),
         now=now_us(),
         block=limits.block_of(asks.block_of) if asks.block_of else "",
         clock=clock.facts() if asks.clock else None,
@@ -64,6 +66,39 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         files=processes.file_limits(),
         unable=lacking(host, asks.abilities) if asks.abilities else {},
     )
+
+
+def _protected(config: AgentConfig, host: Host) -> Protected:
+    """What the file says, and where SSH servers are found: never less than the file."""
+    found = {one.port for one in sshd.find(host.systemd)}
+    ports = tuple(sorted(found.union(config.protected.ssh_ports)))
+    return replace(config.protected, ssh_ports=ports)
+
+
+def ssh_ports(config: AgentConfig, host: Host) -> list[dict[str, Any]]:
+    """Each protected SSH port as JSON data: why it is protected, and what to look at.
+
+    Raises Unsupported when this kernel does not list sockets.
+    """
+    found = {one.port: one.who for one in sshd.find(host.systemd)}
+    listed = config.protected.ssh_ports
+    return [
+        {
+            "port": port,
+            "configured": port in listed,
+            "found": found.get(port, ""),
+            "warning": _ssh_warning(port in listed, found.get(port, "")),
+        }
+        for port in sorted({*found, *listed})
+    ]
+
+
+def _ssh_warning(configured: bool, found: str) -> str:
+    if configured and not found:
+        return "no SSH server is seen to listen there: check network.ssh_ports"
+    if found and not configured:
+        return "only found, not configured: add it to network.ssh_ports in agent.toml"
+    return ""
 
 
 def _unit(host: Host, name: str, files: Sequence[str]) -> UnitFacts | None:

@@ -77,6 +77,7 @@ class Asks:
     cgroups: tuple[str, ...] = ()  # paths of cgroup v2
     processes: ProcessQuery | None = None
     ssh: bool = False  # who is logged in
+    ssh_ports: bool = False  # where an SSH server listens, beside network.ssh_ports
     directory: str = ""  # a path: its file system
     block_of: str = ""  # a path: the disk that holds it
     clock: bool = False
@@ -113,9 +114,9 @@ _EXAMPLE_LIMITS = {
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
     """A process. ``started`` is its start in clock ticks since boot: pid and start together
-    are an identity that no later process has. ``unit`` is systemd's service, if any;
-    ``stopped`` is one that somebody has stopped, by a signal or to trace it. ``caught`` are the
-    signals that it handles, as a mask."""
+    are an identity that no later process has. ``unit`` is systemd's service and ``session`` the
+    scope of a login, if any. ``stopped`` is one that somebody has stopped, by a signal or to
+    trace it. ``caught`` are the signals that it handles, as a mask."""
 
     pid: int
     started: int
@@ -124,6 +125,7 @@ class ProcessFacts:
     kernel: bool = False
     stopped: bool = False
     caught: int = 0
+    session: str = ""
 
     def handles(self, number: int) -> bool:
         """Whether it has a handler for the signal of that number."""

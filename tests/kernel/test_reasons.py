@@ -112,7 +112,7 @@ def test_a_bpf_program_that_is_asked_first_is_seen_and_the_detour_refused(
 ) -> None:
     with IPRoute() as ip:
         index = ip.link_lookup(ifname="v0")[0]
-    other = "ingress" if side == "egress" else "egress"
+    other: tcx.Side = "ingress" if side == "egress" else "egress"
     asked = struct.pack("<IIII", index, program, _ATTACH[side], 0).ljust(64, b"\0")
     assert _libc.syscall(_BPF, _PROG_ATTACH, asked, len(asked)) == 0, ctypes.get_errno()
     assert (tcx.programs(index, side), tcx.programs(index, other)) == (1, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
 import pytest
 
@@ -45,10 +44,10 @@ def test_the_words_of_a_tool_are_an_errno_again() -> None:
 
 
 @pytest.fixture
-def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+def system(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     found: dict[str, str] = {}
     monkeypatch.setattr(distribution, "_release", lambda: found)
-    yield found
+    return found
 
 
 @pytest.mark.parametrize(

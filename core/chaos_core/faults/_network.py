@@ -41,6 +41,7 @@ SHAPING = (*DETOUR, "ifb", "netem")
 
 MAX_PEERS = 64  # each is one netlink message a renewal
 MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
+_PORTS_A_RULE = 15  # XT_MULTI_PORTS
 _PORT = re.compile(r"(\d{1,5})(?:[:-](\d{1,5}))?\Z", re.ASCII)
 # Names of hosts and of nodes, and labels like role=db. What looks like an address is none.
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})(=[A-Za-z0-9._-]{1,63})?")
@@ -179,7 +180,9 @@ class NetworkFault(Fault, ABC):
 
     def asks(self) -> Asks:
         return Asks(
-            units=(self.unit,) if self.unit else (), cgroups=(self.cgroup,) if self.cgroup else ()
+            units=(self.unit,) if self.unit else (),
+            cgroups=(self.cgroup,) if self.cgroup else (),
+            ssh_ports=True,
         )
 
     def networks(self, family: Family) -> tuple[Network, ...]:
@@ -476,10 +479,10 @@ class NetworkFault(Fault, ABC):
                 hint="`systemd-cgls` lists them; they must be of cgroup v2",
             )
         for part in PurePosixPath(path).parts[1:]:
-            pattern = protected(node, part)
-            if pattern:
+            why = protected(node, part)
+            if why:
                 raise Refused(
-                    f"{'unit' if self.unit else 'cgroup'}: {part} is protected (as {pattern})",
+                    f"{'unit' if self.unit else 'cgroup'}: {part} is protected (as {why})",
                     where=self.kind,
                 )
         return replace(rule, uid=self.uid, cgroup=path, cgroup_id=node.cgroups.get(path, 0))
@@ -505,6 +508,17 @@ class NetworkFault(Fault, ABC):
             )
 
     def _refuse_protected(self, node: NodeView) -> None:
+        for name, ranges in (("ports", self.ports), ("local_ports", self.local_ports)):
+            if (
+                ranges
+                and self.protocol != "udp"
+                and set(each_port(ranges)) <= set(node.protected.ssh_ports)
+            ):
+                raise Refused(
+                    f"{name}: {', '.join(ranges)} is SSH's on node {node.name}, and protected",
+                    where=self.kind,
+                    hint="`chaos-agent doctor` on the node says which ports are, and why",
+                )
         own = {address for device in node.devices for address in device.addresses}
         for family in self.families():
             for net in self.networks(family):
@@ -621,8 +635,9 @@ def _protected_rules(
         Rule("RETURN", protocol="udp", source_ports=_DHCP[family]),
         Rule("RETURN", protocol="udp", destination_ports=_DHCP[family]),
     ]
-    ssh = tuple(str(port) for port in node.protected.ssh_ports)
-    if ssh:
+    ports = [str(port) for port in node.protected.ssh_ports]
+    for at in range(0, len(ports), _PORTS_A_RULE):
+        ssh = tuple(ports[at : at + _PORTS_A_RULE])
         rules += [
             Rule("RETURN", protocol="tcp", source_ports=ssh),
             Rule("RETURN", protocol="tcp", destination_ports=ssh),
