@@ -30,7 +30,7 @@ ESSENTIAL = (
     Group("the chaos agent itself", ("chaos-*", "chs-*")),
     Group(
         "the service manager and what starts with it",
-        ("systemd-*", "dbus*", "init*", "emergency*", "rescue*", "elogind*"),
+        ("systemd-*", "dbus*", "init.scope", "initrd-*", "emergency*", "rescue*", "elogind*"),
     ),
     Group(
         "an SSH server or a login",
