@@ -92,21 +92,19 @@ def find(systemd: Systemd) -> tuple[SshPort, ...]:
 
 def _servers() -> Iterator[_Server]:
     """The processes of root's that are called like an SSH server."""
-    for entry in os.scandir(_PROC):
-        if not entry.name.isdigit():
-            continue
-        directory = _PROC / entry.name
+    for number in filter(str.isdigit, os.listdir(_PROC)):  # noqa: PTH208 - there are thousands
         with suppress(OSError):  # it ended meanwhile
-            name = (directory / "comm").read_text(errors="replace").rstrip("\n")
+            name = Path(f"/proc/{number}/comm").read_text(errors="replace").rstrip("\n")
             if name not in SSH_SERVERS:
                 continue
+            directory = _PROC / number
             status = (directory / "status").read_text(errors="replace")
             said = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
             if said["Uid"].split()[1] != "0":
                 continue
             lines = (directory / "cgroup").read_text(errors="replace").splitlines()
             groups = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
-            pid, parent = int(entry.name), int(said["PPid"])
+            pid, parent = int(number), int(said["PPid"])
             yield _Server(name, pid, parent, _sockets(directory), groups[0] if groups else "/")
 
 
@@ -238,7 +236,10 @@ def _dump(state: int, condition: bytes = b"") -> Iterator[_Tcp]:
                 flags = NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
                 yield from map(_read, diag.nlm_request(request, SOCK_DIAG_BY_FAMILY, flags))
     except (NetlinkError, OSError) as error:
-        raise Unsupported(f"sockets cannot be listed: inet_diag: {error}") from None
+        raise Unsupported(
+            f"nobody knows where SSH listens: sockets cannot be listed ({error})",
+            hint="modprobe tcp_diag",
+        ) from None
 
 
 def _read(message: Any) -> _Tcp:
