@@ -30,8 +30,18 @@ NODE = replace(
     routes=(Route("0.0.0.0/0", "eth0"), Route("::/0", "eth0"), Route("10.1.0.0/16", "eth1")),
 )
 # How each could be meant for everybody; what it has no parameter for is left as in its example.
-WAYS = ({}, {"direction": "in"}, {"direction": "out"}, {"direction": "both"})
-ACTIONS = ({}, {"action": "reject"}, {"action": "drop"}, {"answer": "nxdomain"})
+WAYS: tuple[dict[str, str], ...] = (
+    {},
+    {"direction": "in"},
+    {"direction": "out"},
+    {"direction": "both"},
+)
+ACTIONS: tuple[dict[str, str], ...] = (
+    {},
+    {"action": "reject"},
+    {"action": "drop"},
+    {"answer": "nxdomain"},
+)
 
 
 def compiled(kind: str, node: NodeView) -> list[tuple[Effect, ...]]:
