@@ -102,22 +102,28 @@ def _settings(path: Path) -> configuration.AgentConfig:
 
 
 @app.command()
-def doctor(output: OutputOption = Output.TABLE) -> None:
-    """Say for each fault whether this host can do it, and if not why, by trying."""
+def doctor(config: ConfigOption = _DEFAULT, output: OutputOption = Output.TABLE) -> None:
+    """Say for each fault whether this host can do it, and if not why, by trying.
+
+    And which ports are protected as SSH's: by the file, and by who listens.
+    """
     from chaos_agent.linux.host import Host
     from chaos_agent.offers import examine_host
     from chaos_agent.privilege import need_root
 
     need_root()
-    settings = _settings(_DEFAULT)
+    settings = _settings(config)
     with Host() as host:
         offers = examine_host(host, settings.hooks, settings.services)
-        found = {"identity": _identity(), **offers}
+        found = {"identity": _identity(), "ssh": _ssh(settings, host), **offers}
     if output is Output.JSON:
         typer.echo(json.dumps(found, indent=2))
         return
     typer.echo(f"identity  {found['identity']}")
-    typer.echo(f"firewall  {found['firewall']}\n")
+    typer.echo(f"firewall  {found['firewall']}")
+    for line in _ssh_lines(found["ssh"]):
+        typer.echo(f"ssh       {line}")
+    typer.echo()
     for kind, offer in found["kinds"].items():
         typer.echo(f"{'yes' if offer['ok'] else 'NO ':4}{kind:20} {offer['why']}".rstrip())
     for problem in found["problems"]:
@@ -126,6 +132,28 @@ def doctor(output: OutputOption = Output.TABLE) -> None:
     for ability in found["abilities"]:
         mark = "yes" if ability["ok"] else "NO"
         typer.echo(f"{mark:4}{ability['name']:20} {ability['why']}".rstrip())
+
+
+def _ssh(settings: configuration.AgentConfig, host: Any) -> Any:
+    """The protected ports, or the line that says why nobody knows who listens."""
+    from chaos_agent.offers import ssh_ports
+
+    try:
+        return ssh_ports(settings, host)
+    except ChaosError as error:
+        return error.what
+
+
+def _ssh_lines(found: Any) -> list[str]:
+    if isinstance(found, str):
+        return [f"NOT KNOWN, so faults of the network are refused: {found}"]
+    lines = []
+    for one in found:
+        why = ["configured"] if one["configured"] else []
+        why += [f"found: {one['found']}"] if one["found"] else []
+        warning = f"  WARNING: {one['warning']}" if one["warning"] else ""
+        lines.append(f"port {one['port']} is protected ({'; '.join(why)}){warning}")
+    return lines
 
 
 def _identity() -> str:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from chaos_agent.effects.pipe import release
-from chaos_agent.linux import caches, clock
+from chaos_agent.linux import caches, clock, tcx
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.cgroups import Caps
 from chaos_agent.linux.host import Host
@@ -142,7 +142,7 @@ def _pipes(host: Host) -> Iterator[Ability]:
     if link is None:
         yield from (
             Ability(name, ok=False, why=f"{name}: there is no link to try it on")
-            for name in ("tbf", "netem", "clsact", "em_ipset", "fw")
+            for name in ("tbf", "netem", "clsact", "em_ipset", "tcx", "fw")
         )
         return
     try:
@@ -156,7 +156,17 @@ def _qdiscs(host: Host, link: Link) -> Iterator[Ability]:
     yield _try("netem", lambda: host.tc.add_netem(link, Netem(delay=1000)))
     yield _try("clsact", lambda: host.tc.add_clsact(link.index))
     yield _try("em_ipset", lambda: _catch(host, link))
+    yield _try("tcx", lambda: _tcx(link))
     yield _try("fw", lambda: host.tc.add_redirect(link.index, 1, _MARK, _MARK, link, claim=False))
+
+
+def _tcx(link: Link) -> None:
+    """Not needed by any fault: whether BPF programs in their way would be seen."""
+    if tcx.programs(link.index, "egress") is None:
+        raise Unsupported(
+            "bpf(2) may not be called, so nobody sees BPF programs (TCX) that take packets"
+            " before a fault does: `bpftool net` lists them"
+        )
 
 
 def _catch(host: Host, link: Link) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
 from chaos_agent.doctor import Ability, examine, lacking
-from chaos_agent.linux import caches, clock, directories, limits, processes
+from chaos_agent.linux import caches, clock, directories, limits, processes, sshd
 from chaos_agent.linux.boottime import boot_id, now_us
 from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.host import Host
@@ -21,7 +22,7 @@ from chaos_core import envelope
 from chaos_core.addresses import network
 from chaos_core.faults import Fault, kinds, problems
 from chaos_core.messages import MAX_ADDRESSES, Hello, Survived
-from chaos_core.node import Device, NodeView, UnitFacts
+from chaos_core.node import Device, NodeView, Protected, UnitFacts
 
 _LISTED = {"database": "postgres", "redis": "redis", "memcached": "memcached"}  # by field
 
@@ -30,20 +31,24 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
     """What the fault must know of this node, read afresh."""
     asks = fault.asks()
     units = {name: found for name in asks.units if (found := _unit(host, name, asks.limits))}
+    protected = _protected(config, host) if asks.ssh_ports else config.protected
     groups = [*asks.cgroups, *(unit.cgroup.path for unit in units.values() if unit.cgroup)]
-    ssh = tuple(connections_to(config.protected.ssh_ports)) if asks.ssh else ()
-    protected = [*config.protected.controllers, *(far for _, far in ssh)] if asks.ssh else []
-    towards = dict.fromkeys((*asks.towards, *(str(network(text)) for text in protected)))
+    ssh = tuple(connections_to(protected.ssh_ports)) if asks.ssh else ()
+    kept = [*protected.controllers, *(far for _, far in ssh)] if asks.ssh else []
+    towards = dict.fromkeys((*asks.towards, *(str(network(text)) for text in kept)))
     return NodeView(
         name=config.node,
         cpus=os.cpu_count() or 1,
         memory_total=memory_total(),
         devices=tuple(
-            Device(device.name, device.addresses, device.loopback, device.prefs, device.vrf)
+            Device(
+                *(device.name, device.addresses, device.loopback, device.prefs),
+                *(device.vrf, device.egress_taken, device.ingress_taken),
+            )
             for device in host.devices.all()
         ),
         ways=host.ways.towards(towards, asks.interface),
-        protected=config.protected,
+        protected=protected,
         mark_mask=config.mark_mask,
         profile=config.envelope.profile,
         systemd=RUNNING.is_dir(),
@@ -63,6 +68,39 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         files=processes.file_limits(),
         unable=lacking(host, asks.abilities) if asks.abilities else {},
     )
+
+
+def _protected(config: AgentConfig, host: Host) -> Protected:
+    """What the file says, and where SSH servers are found: never less than the file."""
+    found = {one.port for one in sshd.find(host.systemd)}
+    ports = tuple(sorted(found.union(config.protected.ssh_ports)))
+    return replace(config.protected, ssh_ports=ports)
+
+
+def ssh_ports(config: AgentConfig, host: Host) -> list[dict[str, Any]]:
+    """Each protected SSH port as JSON data: why it is protected, and what to look at.
+
+    Raises Unsupported when this kernel does not list sockets.
+    """
+    found = {one.port: one.who for one in sshd.find(host.systemd)}
+    listed = config.protected.ssh_ports
+    return [
+        {
+            "port": port,
+            "configured": port in listed,
+            "found": found.get(port, ""),
+            "warning": _ssh_warning(port in listed, found.get(port, "")),
+        }
+        for port in sorted({*found, *listed})
+    ]
+
+
+def _ssh_warning(configured: bool, found: str) -> str:
+    if configured and not found:
+        return "no SSH server is seen to listen there: check network.ssh_ports"
+    if found and not configured:
+        return "only found, not configured: add it to network.ssh_ports in agent.toml"
+    return ""
 
 
 def _unit(host: Host, name: str, files: Sequence[str]) -> UnitFacts | None:

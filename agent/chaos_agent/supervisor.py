@@ -16,7 +16,7 @@ from chaos_agent.journal import epoch_file, quarantine_file, read_quarantine
 from chaos_core import envelope
 from chaos_core.errors import ChaosError, Refused, Unsupported
 from chaos_core.faults import parse
-from chaos_core.lease import KERNEL_GRAIN, End, LeaseTable
+from chaos_core.lease import KERNEL_GRAIN, End, Lease, LeaseTable
 from chaos_core.log import Log
 from chaos_core.messages import (
     MAX_ENDED,
@@ -85,6 +85,8 @@ class Supervisor:
 
     def _grant(self, grant: Grant, now: int) -> None:
         self._raise_epoch(grant.epoch)
+        # What the kernel holds by now it was given by the grant before this one.
+        held = dict(self.leases.leases)
         for step in self.leases.grant(
             now, epoch=grant.epoch, seq=grant.seq, ttl=grant.ttl_us, runs=grant.runs
         ):
@@ -93,13 +95,13 @@ class Supervisor:
             if isinstance(step, End):
                 self._end(step.fault, step.reason, now)
             else:
-                self._renew(step.fault, step.hold_until, now)
+                self._renew(step.fault, step.hold_until, held[step.fault], now)
 
-    def _renew(self, fault: str, hold_until: int, now: int) -> None:
+    def _renew(self, fault: str, hold_until: int, held: Lease, now: int) -> None:
         try:
             self.engine.renew(fault, hold_until)
         except (ChaosError, OSError) as error:
-            self._gone(self.engine.standing[fault], error, now)
+            self._gone(self.engine.standing[fault], error, now, held)
 
     def _apply(self, request: Apply, now: int) -> None:
         if self.quarantine:
@@ -227,18 +229,32 @@ class Supervisor:
         if done:
             self.log.info("again", run=standing.run, fault=standing.id)
 
-    def _gone(self, standing: Standing, error: ChaosError | OSError, now: int) -> None:
-        """An effect is not there. Nobody has disturbed what was not in force yet."""
-        reason = self._why_gone(standing.id, now)
+    def _gone(
+        self,
+        standing: Standing,
+        error: ChaosError | OSError,
+        now: int,
+        held: Lease | None = None,
+    ) -> None:
+        """An effect is not there. Nobody has disturbed what was not in force yet.
+
+        ``held`` is the lease that the kernel was given last, if not the one that stands.
+        """
+        reason = self._why_gone(standing.id, now, held)
         if (standing.state, reason) == ("applying", "disturbed"):
             reason = "not_in_force"
         self._end(standing.id, reason, now, str(error))
 
-    def _why_gone(self, fault: str, now: int) -> str:
-        """An effect went away: by its lease, which kernels end up to a grain early, or by whom?"""
-        lease = self.leases.leases.get(fault)
-        lapsed = lease is None or now + KERNEL_GRAIN >= lease.granted_until
-        return "lease" if lapsed else "disturbed"
+    def _why_gone(self, fault: str, now: int, held: Lease | None = None) -> str:
+        """An effect went away: by its lease, which kernels end up to a grain early, or by whom?
+
+        Also by its duration, where the kernel may not hold on past that (MAX_DURATION).
+        """
+        lease = held or self.leases.leases.get(fault)
+        if lease is not None and max(now, self.engine.clock()) + KERNEL_GRAIN < lease.hold_until:
+            return "disturbed"
+        out_of_time = lease is not None and lease.hold_at_most < lease.granted_until
+        return "duration" if out_of_time else "lease"
 
     def end_all(self, reason: str, now: int) -> None:
         """Revert everything, as on shutdown."""

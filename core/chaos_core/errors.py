@@ -9,6 +9,7 @@
     │   ├── Latched              3   an abort is in force until `chaosctl resume`
     │   ├── NotPermitted         3   the certificate's role does not allow it
     │   ├── Revoked              3   the certificate was revoked: by whom, when, why
+    │   ├── KernelRefused        3   the kernel does not let it be done here, and why
     │   └── Fenced               3   a command of a lower controller epoch
     ├── Unsupported              3   this host cannot do it, and why
     ├── NotInForce               1   applied, but not there when read back
@@ -99,6 +100,15 @@ class Fenced(Refused):
     """The command carries a lower epoch than one this node has obeyed."""
 
     code = "fenced"
+
+
+class KernelRefused(Refused):
+    """The kernel was asked and said no: no right, no room, somebody else's in the place.
+
+    Not ``Unsupported``, which reverts pass over: what a kernel cannot have, it has none of.
+    """
+
+    code = "kernel"
 
 
 class Unsupported(ChaosError):

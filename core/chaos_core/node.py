@@ -24,8 +24,9 @@ DISKS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs")
 @dataclass(frozen=True, slots=True)
 class Device:
     """A network interface. ``prefs`` are the filter preferences in use on its clsact egress,
-
     ``vrf`` is the VRF that it belongs to.
+
+    ``egress_taken`` and ``ingress_taken`` say why no detour can be made there; empty: it can.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Device:
     loopback: bool = False
     prefs: frozenset[int] = frozenset()
     vrf: str = ""
+    egress_taken: str = ""
+    ingress_taken: str = ""
 
     def free_pref(self, but: frozenset[int] = frozenset()) -> int:
         """The lowest preference not in use, so that our filter is asked first if it can be."""
@@ -86,6 +89,7 @@ class Asks:
     cgroups: tuple[str, ...] = ()  # paths of cgroup v2
     processes: ProcessQuery | None = None
     ssh: bool = False  # who is logged in
+    ssh_ports: bool = False  # where an SSH server listens, beside network.ssh_ports
     directory: str = ""  # a path: its file system
     block_of: str = ""  # a path: the disk that holds it
     clock: bool = False
@@ -124,9 +128,9 @@ _EXAMPLE_LIMITS = {
 @dataclass(frozen=True, slots=True)
 class ProcessFacts:
     """A process. ``started`` is its start in clock ticks since boot: pid and start together
-    are an identity that no later process has. ``unit`` is systemd's service, if any;
-    ``stopped`` is one that somebody has stopped, by a signal or to trace it. ``caught`` are the
-    signals that it handles, as a mask."""
+    are an identity that no later process has. ``unit`` is systemd's service and ``session`` the
+    scope of a login, if any. ``stopped`` is one that somebody has stopped, by a signal or to
+    trace it. ``caught`` are the signals that it handles, as a mask."""
 
     pid: int
     started: int
@@ -135,6 +139,7 @@ class ProcessFacts:
     kernel: bool = False
     stopped: bool = False
     caught: int = 0
+    session: str = ""
 
     def handles(self, number: int) -> bool:
         """Whether it has a handler for the signal of that number."""

@@ -148,10 +148,11 @@ def test_both_next_hops_are_hit(
     assert uplinks.arrived(family) == 32
     after = uplinks.sent("v0"), uplinks.sent("w0")
     assert all(now - was >= 3 for was, now in zip(before, after, strict=True)), "one way only"
-    for kind, params in (
+    cuts: tuple[tuple[str, dict[str, Any]], ...] = (
         ("network.partition", {"direction": "out"}),
         ("network.loss", {"percent": "100%"}),
-    ):
+    )
+    for kind, params in cuts:
         with acting(node, kind, peers=TARGET[family], **params):
             assert uplinks.arrived(family) == 0, kind
     assert uplinks.arrived(family) == 32
@@ -249,7 +250,7 @@ def test_what_leaves_by_a_layered_device_is_hit_on_both_ways(
         took = net.ping(TARGET[family], patience="2")
         assert len(took) == 2
         assert min(took) >= 200
-    params = {"peers": TARGET[family], "direction": "out", "interface": device}
+    params: dict[str, Any] = {"peers": TARGET[family], "direction": "out", "interface": device}
     with acting(node, "network.partition", **params):
         assert uplinks.arrived(family) == 0
     status = node.status(node.apply("network.partition", peers=TARGET[family], interface="w0"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from chaos_agent import allowed, config
+from chaos_agent.services import ADDRESS, PASSWORD_FILE
 from chaos_core.errors import InvalidInput, Refused
+from chaos_core.node import DEFAULT_MARK_MASK
 from chaos_core.units import Duration, Percent
 from chaos_experiment import probes
 from chaos_experiment.probes import Place
@@ -124,3 +127,18 @@ def test_a_file_that_others_can_write_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_named_and_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file"):
         config.load(tmp_path / "other.toml")
+
+
+def test_every_key_is_in_the_table_of_the_docs_and_no_other() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/hardening.md").read_text(encoding="utf-8")
+    section = page.partition("\n## agent.toml\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `([a-zA-Z_.]+)` \|", section, re.MULTILINE)
+    services = {
+        f"{kind}.NAME.{key}"
+        for kind, (where, *_) in ADDRESS.items()
+        for key in ((where,) if kind == "memcached" else (where, PASSWORD_FILE))
+    }
+    wanted = {f"{part}.{key}" for part, keys in config._KEYS.items() for key in keys}
+    wanted |= {f"hooks.NAME.{key}" for key in config._HOOK_KEYS} | services
+    assert sorted(listed) == sorted(wanted)
+    assert f"`{DEFAULT_MARK_MASK:#010x}`" in section

@@ -15,6 +15,7 @@ from __future__ import annotations
 from chaos_agent.effects import detour
 from chaos_agent.effects.counters import Counters
 from chaos_agent.effects.pipe import claimed, qdisc_differs, release, shape, unhook
+from chaos_agent.linux import tcx
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import INGRESS, Link, Redirect
@@ -143,7 +144,7 @@ def _filters_differ(host: Host, effect: IngressPipe, device: Link, link: Link) -
 def _in_the_way(host: Host, effect: IngressPipe, device: Link) -> str | None:
     for pref, kind, _ in host.tc.foreign_filters(device.index, INGRESS):
         return f"filter {pref} ({kind}) of somebody else's is at the ingress of {effect.device}"
-    return None
+    return tcx.obstacle(device.index, effect.device, "ingress") or None
 
 
 OPS = IngressPipeOps()

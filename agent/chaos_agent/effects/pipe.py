@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chaos_agent.effects.counters import Counters
+from chaos_agent.linux import tcx
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
 from chaos_agent.linux.tc import Tc
@@ -199,7 +200,7 @@ def _in_the_way(tc: Tc, effect: Pipe, device: Link) -> str | None:
             return f"{what} is asked before ours and may take its packets"
         if effect.kind == "ifb" and pref > effect.pref and verdict == "unknown":
             return f"{what} would not see the packets that make the detour"
-    return None
+    return tcx.obstacle(device.index, effect.device, "egress") or None
 
 
 OPS = PipeOps()

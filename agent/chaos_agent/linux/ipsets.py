@@ -19,6 +19,7 @@ from pyroute2 import IPSet
 from pyroute2.ipset import AlreadyExists, NoSuchObject, PortEntry
 from pyroute2.netlink.exceptions import NetlinkError
 
+from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.netlink import kernel_call
 from chaos_core.effects import Family, is_ours
 from chaos_core.errors import ChaosError, Unsupported
@@ -52,7 +53,7 @@ class IpSets:
         except NetlinkError as error:
             raise Unsupported(
                 f"this kernel has no ipset ({error})",
-                hint="load or build ip_set and ip_set_hash_net; see `chaos-agent doctor`",
+                hint=f"ip_set and ip_set_hash_net: {module_hint()}",
             ) from None
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class IpSets:
                 raise Unsupported(
                     f"this kernel has no set type {kind} for IPv{family}",
                     where=name,
-                    hint="load or build its module, ip_set_hash_*; see `chaos-agent doctor`",
+                    hint=f"its module is one of ip_set_hash_*: {module_hint()}",
                 ) from None
             raise
 

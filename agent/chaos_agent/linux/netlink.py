@@ -8,7 +8,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from pyroute2.netlink.exceptions import NetlinkError
 
-from chaos_core.errors import ChaosError
+from chaos_agent.linux.refusal import refusal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -16,7 +16,7 @@ S = TypeVar("S")
 
 
 def kernel_call(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method of an adapter: what the kernel refuses is raised as a ChaosError."""
+    """A method of an adapter: what the kernel refuses is raised as ``refusal`` has it."""
 
     @functools.wraps(method)
     def wrapped(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -25,6 +25,7 @@ def kernel_call(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
         except NetlinkError as error:
             given = ", ".join(str(value) for value in (*args, *kwargs.values()))
             name = method.__name__.replace("_", " ")
-            raise ChaosError(f"the kernel refused to {name} ({error})", where=given) from error
+            said = str(error.args[1]) if len(error.args) > 1 else ""
+            raise refusal(name, error.code or 0, said, given) from error
 
     return wrapped

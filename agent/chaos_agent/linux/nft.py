@@ -7,20 +7,28 @@ them. JSON as in libnftables-json(5).
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 from functools import cache
 from typing import Any
 
-from chaos_core.errors import Unsupported
+from chaos_agent.linux.distribution import module_hint
+from chaos_agent.linux.refusal import code_of, refusal
+from chaos_core.errors import NotInForce, Unsupported
 
 Command = dict[str, Any]
 
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
+# What says nothing about what this kernel can do: a revert must not pass over it.
+_NO_FAULT_OF_THE_KERNELS = (
+    *(errno.EPERM, errno.EACCES, errno.EBUSY, errno.EEXIST, errno.EAGAIN, errno.EINTR),
+    *(errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ENODEV),
+)
 _GONE = ("No such file or directory", "does not exist")
 
 
-class Gone(Exception):
-    """What a command is about is not there (any more)."""
+class Gone(NotInForce):
+    """What a command is about is not there (any more): somebody flushed the rule set, say."""
 
 
 @cache
@@ -61,7 +69,7 @@ class Nft:
         self._lib.nft_ctx_free(self._context)
 
     def run(self, *commands: Command) -> list[Command]:
-        """All of them or none. Raises Gone or Unsupported."""
+        """All of them or none. Raises Gone, Unsupported, or what ``refusal`` makes of it."""
         text = json.dumps({"nftables": commands}).encode()
         failed = self._lib.nft_run_cmd_from_buffer(self._context, text)
         said = self._lib.nft_ctx_get_output_buffer(self._context)
@@ -69,8 +77,10 @@ class Nft:
         if failed:
             line = problem.strip().split("\n")[0].rpartition("Error: ")[2]
             if any(gone in line for gone in _GONE):
-                raise Gone(line)
-            raise Unsupported(f"nftables refuses: {line}", hint="see `chaos-agent doctor`")
+                raise Gone(f"nftables: {line}", hint="somebody else has removed it")
+            if code_of(line) in _NO_FAULT_OF_THE_KERNELS:
+                raise refusal("change nftables", code_of(line), line)
+            raise Unsupported(f"nftables refuses: {line}", hint=module_hint())
         found: list[Command] = json.loads(said)["nftables"] if said else []
         return found
 

@@ -23,7 +23,8 @@ from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 Identities = Iterable[tuple[int, ...]]
 _PROC = Path("/proc")
 _LONGEST = 4_096  # bytes of a command line that are looked at
-_SERVICE = re.compile(r"/([^/]+\.service)(?:/|$)")
+_SESSION = re.compile(r"/(session-[^/\n]+\.scope)(?:/|$)", re.MULTILINE)
+_SERVICE = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
 
 
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
@@ -126,12 +127,14 @@ def file_limits() -> FileLimits:
 def _facts(pid: int) -> ProcessFacts:
     text = (_PROC / str(pid) / "stat").read_text(errors="replace")
     fields = _stat(pid)
-    unit = _SERVICE.search((_PROC / str(pid) / "cgroup").read_text(errors="replace"))
+    groups = (_PROC / str(pid) / "cgroup").read_text(errors="replace")
+    unit, session = _SERVICE.search(groups), _SESSION.search(groups)
     return ProcessFacts(
         pid=pid,
         started=int(fields[19]),
         name=text[text.index("(") + 1 : text.rindex(")")],
         unit=unit[1] if unit else "",
+        session=session[1] if session else "",
         kernel=pid == 2 or fields[1] == "2",
         stopped=fields[0] in "Tt",
     )

@@ -122,6 +122,13 @@ class Systemd:
         found = self._call("ListUnitsByNames", "as", list(units))[0] if units else []
         return [name for name, _, _, active, *_ in found if active not in ("inactive", "failed")]
 
+    def listens(self, unit: str) -> list[int]:
+        """The TCP ports at which systemd listens for a socket unit."""
+        path = self._call("LoadUnit", "s", unit)[0]
+        listed = self._property(path, "Socket", "Listen")
+        ports = [where.rpartition(":")[2] for kind, where in listed if kind == "Stream"]
+        return [int(port) for port in ports if port.isdecimal()]
+
     def freeze(self, unit: str) -> None:
         """Pause all its processes. Raises Unsupported where cgroups cannot."""
         self._call("FreezeUnit", "s", unit)

@@ -27,6 +27,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from chaos_agent.linux.catching import SetMatch
+from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.netlink import kernel_call
 from chaos_agent.linux.shaping import in_ticks, read_netem
 from chaos_agent.linux.tcvalues import (
@@ -160,11 +161,13 @@ class Tc:
     @kernel_call
     def clsact_devices(self) -> set[int]:
         """The ifindexes of all devices that have a clsact qdisc, ours or not."""
-        return {
-            message["index"]
-            for message in self._ip.get_qdiscs()
-            if message.get_attr("TCA_KIND") == "clsact"
-        }
+        return {index for index, kind in self.hook_qdiscs().items() if kind == "clsact"}
+
+    @kernel_call
+    def hook_qdiscs(self) -> dict[int, str]:
+        """``clsact`` or ``ingress``, which exclude each other, by ifindex."""
+        found = ((one["index"], one.get_attr("TCA_KIND")) for one in self._ip.get_qdiscs())
+        return {index: kind for index, kind in found if kind in ("clsact", "ingress")}
 
     @kernel_call
     def add_clsact(self, index: int) -> None:
@@ -328,7 +331,7 @@ def _needs(what: str, where: str) -> Iterator[None]:
             raise Unsupported(
                 f"this kernel lacks {what} ({error.args[1]})",
                 where=where,
-                hint="load or build the module, or use another fault; see `chaos-agent doctor`",
+                hint=f"{module_hint()}; or use another fault",
             ) from None
         raise
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import tenacity
 
+from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
 from chaos_core.effects import Chain, Family, Table, is_ours
 from chaos_core.errors import ChaosError, NotInForce, Unsupported
@@ -40,7 +41,7 @@ _NAMES: dict[Family, Path] = {
 _BUSY = "Resource temporarily unavailable"
 
 
-class _Changed(Exception):
+class _Changed(ChaosError):
     """The kernel refused a commit because the table had changed since it was read."""
 
 
@@ -243,12 +244,11 @@ class Xtables:
                     table.commit()
             except (iptc().IPTCError, iptc().XTablesError) as error:
                 if _BUSY in str(error):
-                    raise _Changed from None
+                    raise _Changed(f"table {table_name} (IPv{family}) has changed") from None
                 raise Unsupported(
                     f"table {table_name} (IPv{family}) refuses: {error}",
                     where=where,
-                    hint="a match or target is missing in the kernel or in iptables;"
-                    " see `chaos-agent doctor`",
+                    hint=f"the kernel or iptables lacks a match or target: {module_hint()}",
                 ) from None
 
     @contextmanager

@@ -44,6 +44,7 @@ SHAPING = (*DETOUR, "ifb", "netem")
 
 MAX_PEERS = 64  # each is one netlink message a renewal
 MAX_DEVICES = 16  # each is a link, a filter and a rule; a node of containers has hundreds
+_PORTS_A_RULE = 15  # XT_MULTI_PORTS
 _PORT = re.compile(r"(\d{1,5})(?:[:-](\d{1,5}))?\Z", re.ASCII)
 # Names of hosts and of nodes, and labels like role=db. What looks like an address is none.
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})(=[A-Za-z0-9._-]{1,63})?")
@@ -204,6 +205,7 @@ class NetworkFault(Fault, ABC):
             cgroups=(self.cgroup,) if self.cgroup else (),
             towards=tuple(map(str, self._all_networks())),
             interface=self.interface,
+            ssh_ports=True,
         )
 
     def _all_networks(self) -> tuple[Network, ...]:
@@ -271,6 +273,7 @@ class NetworkFault(Fault, ABC):
         for number, name in enumerate(self.devices(node)):
             device = node.device(name)
             assert device is not None
+            self._refuse_taken(device.egress_taken)
             link = f"{LINK_PREFIX}{fault_id}-{number}"
             pipes.append(Pipe(name, link, mark, mask, device.free_pref(), netem, tbf))
         chains = [
@@ -357,6 +360,8 @@ class NetworkFault(Fault, ABC):
                     *(name if given else "" for name, given in chosen),
                 )
             )
+        for name in self.devices(node):
+            self._refuse_taken(device.ingress_taken if (device := node.device(name)) else "")
         netem = through if isinstance(through, Netem) else None
         tbf = through if isinstance(through, Tbf) else None
         pipes = (
@@ -578,10 +583,10 @@ class NetworkFault(Fault, ABC):
                 hint="`systemd-cgls` lists them; they must be of cgroup v2",
             )
         for part in PurePosixPath(path).parts[1:]:
-            pattern = protected(node, part)
-            if pattern:
+            why = protected(node, part)
+            if why:
                 raise Refused(
-                    f"{'unit' if self.unit else 'cgroup'}: {part} is protected (as {pattern})",
+                    f"{'unit' if self.unit else 'cgroup'}: {part} is protected (as {why})",
                     where=self.kind,
                 )
         return replace(rule, uid=self.uid, cgroup=path, cgroup_id=node.cgroups.get(path, 0))
@@ -595,11 +600,33 @@ class NetworkFault(Fault, ABC):
             *(_spare(net, direction) for net in self.excluded(family)),
         )
 
+    def _refuse_taken(self, why: str) -> None:
+        """Raise Refused where the detour through a link of our own cannot be made."""
+        if why:
+            raise Refused(
+                why,
+                where=self.kind,
+                hint="`tc qdisc show` and `bpftool net` on the node name its owner. Name another"
+                " interface, or use what takes no detour: network.reject, network.limit,"
+                " network.partition with action=reject or direction=in",
+            )
+
     def _refuse_protected(self, node: NodeView) -> None:
         for net in self._all_networks():
             if node.way(net).kind in ("local", "broadcast", "multicast"):
                 raise Refused(
                     f"peers: {no_way([net], node)}", where=self.kind, hint="name the other side"
+                )
+        for name, ranges in (("ports", self.ports), ("local_ports", self.local_ports)):
+            if (
+                ranges
+                and self.protocol != "udp"
+                and set(each_port(ranges)) <= set(node.protected.ssh_ports)
+            ):
+                raise Refused(
+                    f"{name}: {', '.join(ranges)} is SSH's on node {node.name}, and protected",
+                    where=self.kind,
+                    hint="`chaos-agent doctor` on the node says which ports are, and why",
                 )
         own = {address for device in node.devices for address in device.addresses}
         for family in self.families():
@@ -722,8 +749,9 @@ def _protected_rules(
         Rule("RETURN", protocol="udp", source_ports=_DHCP[family]),
         Rule("RETURN", protocol="udp", destination_ports=_DHCP[family]),
     ]
-    ssh = tuple(str(port) for port in node.protected.ssh_ports)
-    if ssh:
+    ports = [str(port) for port in node.protected.ssh_ports]
+    for at in range(0, len(ports), _PORTS_A_RULE):
+        ssh = tuple(ports[at : at + _PORTS_A_RULE])
         rules += [
             Rule("RETURN", protocol="tcp", source_ports=ssh),
             Rule("RETURN", protocol="tcp", destination_ports=ssh),

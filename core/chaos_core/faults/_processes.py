@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput, Refused
+from chaos_core.essential import SSH_SERVERS
 from chaos_core.faults import Fault
 from chaos_core.faults._units import Service, protected
 from chaos_core.node import Asks, NodeView, ProcessFacts, ProcessQuery
@@ -18,7 +19,8 @@ class ProcessFault(Fault, ABC):
     """A fault of every process that all the given selectors hold for.
 
     A process is what it was when it was chosen: pid and start time. PID 1, kernel
-    threads, the agent and processes of protected services are refused, not skipped.
+    threads, the agent, SSH servers, and processes of protected services and of login sessions
+    are refused, not skipped.
 
     Who listens at a ``port`` is known by its cgroup (v2), which is that of a service or of a
     container on the host's network: all of its processes are meant. ``count=1`` is the oldest.
@@ -75,5 +77,10 @@ def _protected(node: NodeView, process: ProcessFacts) -> str:
         return "PID 1"
     if process.kernel:
         return "a thread of the kernel"
-    pattern = protected(node, process.unit) if process.unit else ""
-    return f"of {process.unit}, which is protected (as {pattern})" if pattern else ""
+    if process.name in SSH_SERVERS:
+        return "an SSH server, or a session of one, and protected"
+    for unit in filter(None, (process.unit, process.session)):
+        why = protected(node, unit)
+        if why:
+            return f"of {unit}, which is protected (as {why})"
+    return ""

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 from abc import ABC
-from fnmatch import fnmatchcase
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput, Refused
+from chaos_core.essential import protection
 from chaos_core.faults import Fault
 from chaos_core.node import Asks, NodeView, UnitFacts
 
-# What an operator, the node's network and we ourselves hang on.
-_NEVER = (
-    *("chaos-*", "systemd-*", "dbus*", "polkit*", "init*", "emergency*", "rescue*"),
-    *("ssh.service", "ssh@*", "sshd*", "getty@*", "serial-getty@*", "console-getty*", "user@*"),
-    *("user-runtime-dir@*", "NetworkManager*", "networking*", "ifup@*", "wpa_supplicant*"),
-    *("dhclient*", "dhcpcd*", "connman*", "cloud-*", "nftables*", "iptables*", "netfilter-*"),
-    *("*guest-agent*", "amazon-ssm-agent*", "walinuxagent*", "waagent*", "open-vm-tools*"),
-)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.\\@-]{1,200}")
 
 
@@ -37,9 +29,8 @@ Service = Annotated[str, AfterValidator(_service)]
 
 
 def protected(node: NodeView, unit: str) -> str:
-    """The pattern by which a unit is protected on this node; empty when it is not."""
-    patterns = (*_NEVER, *node.protected.units)
-    return next((pattern for pattern in patterns if fnmatchcase(unit, pattern)), "")
+    """Why a unit is protected on this node, with the pattern; empty when it is not."""
+    return protection(unit, node.protected.units)
 
 
 def target(node: NodeView, unit: str, kind: str) -> UnitFacts:
@@ -54,9 +45,13 @@ def target(node: NodeView, unit: str, kind: str) -> UnitFacts:
             where=kind,
             hint="`systemctl list-units --type=service` on the node lists them",
         )
-    pattern = protected(node, facts.id) or protected(node, unit)
-    if pattern:
-        raise Refused(f"unit: {facts.id} is protected (as {pattern})", where=kind)
+    why = protected(node, facts.id) or protected(node, unit)
+    if why:
+        raise Refused(
+            f"unit: {facts.id} is protected (as {why})",
+            where=kind,
+            hint="a host needs it to be reached, so no fault may touch it",
+        )
     if not facts.active or facts.frozen:
         state = "frozen already" if facts.frozen else "not running"
         raise Refused(

@@ -13,7 +13,7 @@ from chaos_core.envelope import Draw
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.faults import Fault
 from chaos_core.faults._network import is_name
-from chaos_core.node import NodeView
+from chaos_core.node import Asks, NodeView
 
 
 def _service(value: str) -> str:
@@ -64,6 +64,9 @@ class ConnectionsHold(Fault):
         """The name in ``to``, in whose place the controller puts an address; or empty."""
         host = self.to.rpartition(":")[0]
         return host if is_name(host) else ""
+
+    def asks(self) -> Asks:
+        return Asks(ssh_ports=True)
 
     def draw(self) -> Draw:
         return Draw("destructive")
