@@ -79,6 +79,7 @@ class Asks:
     hook: str = ""  # by its name
     service: str = ""  # of those that root has listed, like postgres.shop
     abilities: tuple[str, ...] = ()  # of those that doctor tries, beside Fault.needs
+    translation: bool = False  # whether addresses are translated there
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,7 @@ class NodeView:
     hook: Hook | None = None
     services: frozenset[str] = frozenset()  # databases and caches that root has listed
     unable: Mapping[str, str] = field(default_factory=dict)  # missing abilities, and why
+    translates: bool = False  # addresses (NAT), and rules can ask for the original port
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:

@@ -243,7 +243,11 @@ def test_every_nth_is_counted_in_the_chain_and_all_of_them_are_lost() -> None:
         for rule in effect.rules
         if rule.match_set
     }
-    assert counted == {("POSTROUTING", "MARK", 5), ("INPUT", "DROP", 5)}
+    assert counted == {
+        ("POSTROUTING", "MARK", 5),
+        ("INPUT", "DROP", 5),
+        ("FORWARD", "DROP", 5),
+    }
     assert netem("network.loss", every=5).loss == 1_000_000
     assert "--every 5 → MARK" in "".join(map(effects.describe, done))
 
