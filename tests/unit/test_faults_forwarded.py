@@ -178,3 +178,11 @@ def test_an_interface_is_not_known_when_a_query_is_redirected() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_network_kind_has_a_scope(kind: str) -> None:
     assert KINDS[kind].model_fields["scope"].default == "all"
+
+
+def test_an_operator_can_read_what_the_rules_ask() -> None:
+    rule = Rule("DROP", protocol="tcp", original_ports=("8080",), original_side="dst", own="src")
+    chain = Chain(f"CHAOS-{ID}-fwd-in", 4, "mangle", "FORWARD", (rule,), end=True)
+    assert "(IPv4 mangle/FORWARD, at its end)" in effects.describe(chain)
+    assert "-p tcp --src-type LOCAL --original-port (dst) 8080 → DROP" in effects.describe(chain)
+    assert effects.from_text(effects.to_text(chain)) == chain
