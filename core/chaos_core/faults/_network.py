@@ -556,23 +556,25 @@ def behind_nat(node: NodeView, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     if not node.translates:
         return rules
     found: list[Rule] = []
-    for side in ("dst", "src"):
-        field = "destination_ports" if side == "dst" else "source_ports"
-        for ports in dict.fromkeys(port for rule in rules for port in getattr(rule, field)):
-            for rule in rules:
-                if not getattr(rule, field):
-                    continue
-                one = replace(
-                    rule,
-                    original_ports=(ports,),
-                    original_side=side,  # type: ignore[arg-type]
-                    **{field: ()},
-                )
+    sides: tuple[Literal["dst", "src"], ...] = ("dst", "src")
+    for side in sides:
+        concerned = [rule for rule in rules if _ports_at(rule, side)]
+        for ports in dict.fromkeys(port for rule in concerned for port in _ports_at(rule, side)):
+            for rule in concerned:
+                one = replace(rule, original_ports=(ports,), original_side=side)
+                if side == "dst":
+                    one = replace(one, destination_ports=())
+                else:
+                    one = replace(one, source_ports=())
                 found.append(one)
                 if rule.probability or rule.every:
                     spared = replace(one, target="RETURN", reject_with="", mark=0, mask=0, queue=0)
                     found.append(replace(spared, probability=0, every=0))
     return (*found, *rules)
+
+
+def _ports_at(rule: Rule, side: Literal["dst", "src"]) -> tuple[str, ...]:
+    return rule.destination_ports if side == "dst" else rule.source_ports
 
 
 def _hooks(table: Table, direction: Way) -> tuple[Hook, ...]:
