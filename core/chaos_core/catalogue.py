@@ -207,12 +207,9 @@ def _section(cls: type[Fault]) -> Iterator[str]:
     yield from _table(*ceiling_table(cls))
     needs = ", ".join(f"`{need}`" for need in cls.needs)
     asks = "Asks for confirmation. " * cls.risky
-    if found := hooks(cls):
-        listed = "; ".join(
-            " ".join([f"`{way}`:"] * bool(way) + [", ".join(places)])
-            for way, places in found.items()
-        )
-        yield f"Where packets meet it, in the example: {listed}.\n"
+    for way, places in hooks(cls).items():
+        going = f", `direction={way}`" if way else ""
+        yield f"Where packets meet it (as in the example{going}): {', '.join(places)}.\n"
     yield f"Who ends it at the latest: {cls.lease_holder}.\n"
     yield f"{asks}What `chaos-agent doctor` must find: {needs}.\n"
 

@@ -26,9 +26,11 @@ import dns.message
 import pytest
 from tests.kernel.test_dns import OTHER, RIGHT, Resolvers, ask
 
-from chaos_agent.doctor import translates
+from chaos_agent.doctor import examine
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
+from chaos_core.faults import kinds
+from chaos_core.faults._network import NetworkFault
 from chaos_core.messages import Revert
 
 AF = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -149,6 +151,19 @@ def _within(namespace: int) -> None:
     assert _libc.setns(namespace, _CLONE_NEWNET) == 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _agent_has_started() -> None:
+    """As the agent tries all at its start: the first time is longer than a lease in the guest."""
+    here = _own_net()
+    try:
+        assert _libc.unshare(_CLONE_NEWNET) == 0
+        with Host() as host:
+            examine(host)
+    finally:
+        _within(here)
+        os.close(here)
+
+
 @pytest.fixture(params=["xtables", "nft"])
 def firewall(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -156,10 +171,9 @@ def firewall(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def docker(
-    net: Any, host: Host, sh: Callable[..., str], wait_for: Callable[..., None], firewall: str
+    net: Any, sh: Callable[..., str], wait_for: Callable[..., None], firewall: str
 ) -> Iterator[Docker]:
     made = Docker(net, sh, firewall)
-    assert translates(host)  # the first time takes long in the guest
     for family in (4, 6):
         for path in PATHS:
             wait_for(partial(passes, made, path, family), 10)
@@ -331,6 +345,12 @@ CASES = [
                  marks=[pytest.mark.guest] if row.guest else [])
     for name, row in ROWS.items() for firewall in row.firewalls
 ]  # fmt: skip
+
+
+def test_every_network_kind_is_tried() -> None:
+    """By the table, or with what workers do."""
+    network = {kind for kind, cls in kinds().items() if issubclass(cls, NetworkFault)}
+    assert network == {row.kind for row in ROWS.values()} | {"network.dns", "http.fault"}
 
 
 def in_force(node: Any, kind: str, **params: Any) -> str:

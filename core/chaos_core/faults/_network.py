@@ -526,7 +526,14 @@ class NetworkFault(Fault, ABC):
             *self._spared(node, family, "out"),
             *(_spare(net, "in") for net in nets),
         ]
-        return tuple(dict.fromkeys(r for r in both if not (r.in_device or r.out_device)))
+        # Nothing is forwarded by loopback, and no process of the node sends what is.
+        return tuple(
+            dict.fromkeys(
+                rule
+                for rule in both
+                if not (rule.in_device or rule.out_device or rule.cgroup) and rule.uid is None
+            )
+        )
 
     def _refuse_protected(self, node: NodeView) -> None:
         own = {address for device in node.devices for address in device.addresses}
