@@ -149,6 +149,8 @@ def test_an_http_service_of_the_nodes_own_is_found_behind_the_published_ports() 
 def test_queries_that_are_forwarded_are_answered_too_and_strangers_are_not() -> None:
     found = faults.parse("network.dns", {"names": "db", "answer": "nxdomain"}).compile(NODE, ID)
     sets = {one.name: one for one in found if isinstance(one, LeasedSet)}
+    asked = faults.parse("network.dns", {"names": "db", "answer": "nxdomain"}).asks()
+    assert not asked.translation  # what is redirected to the worker is not reset
     assert sets[f"chs-{ID}-40"].entries == ("0.0.0.0/1", "128.0.0.0/1")
     assert sets[f"chs-{ID}-60"].entries == ("::/1", "8000::/1")
     chains = [one for one in found if isinstance(one, Chain)]

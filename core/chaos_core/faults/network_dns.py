@@ -141,7 +141,10 @@ class NetworkDns(Everywhere):
 
     def asks(self) -> Asks:
         asked = super().asks()
-        return asked if self.answer == "timeout" else replace(asked, abilities=_TO_ANSWER)
+        if self.answer == "timeout":
+            return asked
+        # By the original port, connections that are redirected to the worker would be reset.
+        return replace(asked, abilities=_TO_ANSWER, translation=False)
 
     def draw(self) -> Draw:
         return Draw("destructive")
