@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from chaos_agent.effects.pipe import release
 from chaos_agent.linux import caches, clock, tcx
@@ -22,6 +23,7 @@ from chaos_agent.linux.host import Host
 from chaos_agent.linux.nfqueue import Queue
 from chaos_agent.linux.systemd import RUNNING
 from chaos_agent.linux.tcvalues import Link
+from chaos_agent.linux.xtables import FAMILIES
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
@@ -58,6 +60,7 @@ _RULES: tuple[tuple[str, Table, Rule], ...] = (
     ("reject", "filter", Rule("REJECT")),
     ("ct-zone", "raw", Rule("CT", zone=1)),
     ("redirect", "nat", Rule("REDIRECT", protocol="tcp", to_port=1)),
+    ("xt_addrtype", "mangle", Rule("RETURN", own="src")),
     ("xt_nfqueue", "security", Rule("NFQUEUE", queue=_QUEUE)),
     ("tcp-reset", "filter", Rule("REJECT", protocol="tcp", syn=True, reject_with="tcp-reset")),
 )
@@ -120,6 +123,23 @@ def lacking(host: Host, names: Collection[str]) -> dict[str, str]:
             chain = Chain(_CHAIN, 4, table, "OUTPUT", (rule,), host.backend)
             found.append(_try(name, lambda chain=chain: _trial_rule(host, chain)))  # type: ignore[misc]
     return {ability.name: ability.why for ability in found if not ability.ok}
+
+
+def translates(host: Host) -> bool:
+    """Whether addresses are translated here, as for published ports, and rules can ask for the
+
+    original port. That is only tried where connections are tracked already: such a rule has the
+    kernel track all of them, and drop packets when the table of connections is full.
+    """
+    if not any("nat" in host.xtables.tables(family) for family in FAMILIES):
+        chains: list[dict[str, Any]] = []
+        with suppress(Unsupported):
+            chains = host.nft.run({"list": {"chains": None}})
+        if not any(item.get("chain", {}).get("type") == "nat" for item in chains):
+            return False
+    rule = Rule("RETURN", protocol="tcp", original_ports=("1",), original_side="dst")
+    chain = Chain(_CHAIN, 4, "mangle", "OUTPUT", (rule,), host.backend)
+    return _try("translation", lambda: _trial_rule(host, chain)).ok
 
 
 def _try(name: str, attempt: Callable[[], object]) -> Ability:

@@ -11,7 +11,7 @@ from typing import Any
 
 from chaos_agent import __version__
 from chaos_agent.config import AgentConfig
-from chaos_agent.doctor import Ability, examine, lacking
+from chaos_agent.doctor import Ability, examine, lacking, translates
 from chaos_agent.linux import caches, clock, directories, limits, processes, sshd
 from chaos_agent.linux.boottime import boot_id, now_us
 from chaos_agent.linux.cgroupfs import unified_id
@@ -67,6 +67,7 @@ def node_view(config: AgentConfig, host: Host, fault: Fault) -> NodeView:
         directory=directories.find(asks.directory, config.state) if asks.directory else None,
         files=processes.file_limits(),
         unable=lacking(host, asks.abilities) if asks.abilities else {},
+        translates=asks.translation and translates(host),
     )
 
 

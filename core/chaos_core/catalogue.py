@@ -10,9 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from chaos_core import faults
+from chaos_core.effects import Chain, IngressPipe, Pipe
 from chaos_core.envelope import MAX_DURATION, PROFILES, Envelope
+from chaos_core.errors import ChaosError
 from chaos_core.faults import Fault
+from chaos_core.faults._counting import counts_only
+from chaos_core.node import NodeView
 
+_EXAMPLE_ID = "00000000"
 _SHARES = ("latency", "loss", "cpu", "memory")
 
 _HEAD = """# Faults
@@ -25,6 +30,9 @@ renews it.
 
 Exact effects without touching anything: `chaosctl inject KIND … --dry-run`.
 JSON Schema for editors: `chaosctl faults --schema`.
+What a node forwards, as for containers, is hit like its own unless the fault says `scope=host`:
+[whose traffic](coexistence.md#containers-and-forwarded-traffic). In `FORWARD`, `PREROUTING`,
+`POSTROUTING` and at tc's egress and ingress packets pass that it forwards.
 A kind of your own: an entry point of the group `chaos.faults`
 ([how](../core/chaos_core/faults/_plugins.py)).
 """
@@ -39,6 +47,7 @@ def describe(cls: type[Fault]) -> dict[str, Any]:
         "parameters": parameters(cls),
         "ceilings": ceilings(cls),
         "lease_holder": cls.lease_holder,
+        "hooks": hooks(cls),
         "needs": list(cls.needs),
         "example": example(cls),
     }
@@ -47,6 +56,37 @@ def describe(cls: type[Fault]) -> dict[str, Any]:
 def example(cls: type[Fault]) -> str:
     """A command line that injects it."""
     return " ".join(f"chaosctl inject {cls.kind} -n NODE {cls.example} --for 60s".split())
+
+
+def hooks(cls: type[Fault]) -> dict[str, list[str]]:
+    """Where in the kernel packets meet the fault of the example, by direction ("" has none).
+
+    Read off what it compiles to, with tables and hooks as iptables names them. Empty for a kind
+    that hits no packets.
+    """
+    words = faults.from_words(cls.example.split())
+    ways = (
+        ({"direction": way} for way in ("out", "in")) if "direction" in cls.model_fields else [{}]
+    )
+    found = {}
+    for way in ways:
+        try:
+            fault = faults.parse(cls.kind, words | way)
+            effects = fault.compile(NodeView.example(fault.asks()), _EXAMPLE_ID)
+        except ChaosError:  # a way that this kind does not go, or a kind of others that fails
+            continue
+        places: dict[str, None] = {}
+        for effect in effects:
+            match effect:
+                case Chain() if not counts_only(effect):
+                    places[f"{effect.table} {effect.hook}"] = None
+                case Pipe():
+                    places["tc egress"] = None
+                case IngressPipe():
+                    places["tc ingress"] = None
+        if places:
+            found[way.get("direction", "")] = list(places)
+    return found
 
 
 def parameters(cls: type[Fault]) -> list[dict[str, Any]]:
@@ -168,6 +208,9 @@ def _section(cls: type[Fault]) -> Iterator[str]:
     yield from _table(*ceiling_table(cls))
     needs = ", ".join(f"`{need}`" for need in cls.needs)
     asks = "Asks for confirmation. " * cls.risky
+    for way, places in hooks(cls).items():
+        going = f", `direction={way}`" if way else ""
+        yield f"Where packets meet it (as in the example{going}): {', '.join(places)}.\n"
     yield f"Who ends it at the latest: {cls.lease_holder}.\n"
     yield f"{asks}What `chaos-agent doctor` must find: {needs}.\n"
 

@@ -25,7 +25,7 @@ from chaos_core.distributions import Distribution
 from chaos_core.errors import InvalidInput
 
 Family = Literal[4, 6]
-Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT"]
+Hook = Literal["PREROUTING", "POSTROUTING", "INPUT", "OUTPUT", "FORWARD"]
 Table = Literal["raw", "mangle", "filter", "nat", "security"]
 Backend = Literal["xtables", "nft"]  # who keeps sets and rules: ipset and iptables, or nftables
 UNDO = "undo"  # the agent's command that an UndoTimer runs, with effects as its arguments
@@ -33,7 +33,7 @@ LINK_PREFIX = "chs-"  # links, sets, cgroups, units
 CHAIN_PREFIX = "CHAOS-"
 _OUR_NAME = re.compile(
     rf"(?:{LINK_PREFIX}|{CHAIN_PREFIX})(?:[0-9a-f]{{8}}|doctor)"
-    r"(?:-(?:in|out|hook|w|\d{1,4}))?"
+    r"(?:-(?:in|out|fwd-in|fwd-out|hook|w|\d{1,4}))?"
 )
 
 # Linux's own limits on names: IFNAMSIZ - 1, XT_EXTENSION_MAXNAMELEN - 1, IPSET_MAXNAMELEN - 1.
@@ -226,6 +226,10 @@ class Rule:
     ``zone`` is where CT has the packet's connection tracked, apart from the same in others.
     ``queue`` is a Worker's by number; when nobody has it, packets go on as they are.
     SEEN and EXPOSED let packets go on and only count them (``faults/_counting.py``).
+    ``own`` is which of the packet's addresses is one of this node. ``original_ports`` are
+    those to which a connection was opened whose destination was then translated (DNAT, as of
+    a container's published port); ``original_side`` is where that port stands in the packet:
+    ``dst`` on the way of the opener, ``src`` in the answers. xtables takes one range of them.
     """
 
     target: Literal[
@@ -256,13 +260,17 @@ class Rule:
     to_port: int = 0
     zone: int = 0
     queue: int = 0
+    own: Literal["", "src", "dst"] = ""
+    original_ports: tuple[str, ...] = ()
+    original_side: Literal["", "src", "dst"] = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain of our own at the head of ``hook`` in one of xtables' tables.
+    """A chain of our own at the head of ``hook`` in one of xtables' tables, or at its ``end``.
 
-    With ``backend`` nft it is a base chain in a table of our own, with that table's priority.
+    With ``backend`` nft it is a base chain in a table of our own, with that table's priority:
+    just before the user's chains at the same hook, or just after them.
     """
 
     name: str
@@ -271,6 +279,7 @@ class Chain:
     hook: Hook
     rules: tuple[Rule, ...]
     backend: Backend = "xtables"
+    end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,7 +612,8 @@ def describe(effect: Effect) -> str:
             )
             return f"inlet  {effect.device} from {sets} → {effect.link} {_shape(effect)}"
         case Chain():
-            head = f"chain  {effect.name} ({_where(effect)} {effect.table}/{effect.hook})"
+            where = f"{effect.table}/{effect.hook}{', at its end' if effect.end else ''}"
+            head = f"chain  {effect.name} ({_where(effect)} {where})"
             return "\n".join([head, *(f"         {_rule(rule)}" for rule in effect.rules)])
         case Holder():
             ramp = f", over {effect.ramp / 1_000_000:g} s" if effect.ramp else ""
@@ -706,6 +716,8 @@ def _rule(rule: Rule) -> str:
         ("--uid-owner", "" if rule.uid is None else str(rule.uid)),
         ("--path", rule.cgroup),
         ("--limit", f"{rule.per_day}/day --limit-burst {rule.burst}" if rule.per_day else ""),
+        (f"--{rule.own}-type", "LOCAL" if rule.own else ""),
+        (f"--original-port ({rule.original_side})", ",".join(rule.original_ports)),
     ):
         if value:
             parts.append(f"{flag} {value}")

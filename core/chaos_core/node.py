@@ -99,6 +99,7 @@ class Asks:
     towards: tuple[str, ...] = ()
     interface: str = ""
     abilities: tuple[str, ...] = ()  # of those that doctor tries, beside Fault.needs
+    translation: bool = False  # whether addresses are translated there
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +257,7 @@ class NodeView:
     hook: Hook | None = None
     services: frozenset[str] = frozenset()  # databases and caches that root has listed
     unable: Mapping[str, str] = field(default_factory=dict)  # missing abilities, and why
+    translates: bool = False  # addresses (NAT), and rules can ask for the original port
 
     @classmethod
     def example(cls, asks: Asks = NOTHING) -> NodeView:

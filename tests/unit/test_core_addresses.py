@@ -79,7 +79,7 @@ def test_what_no_packet_carries_is_refused_before_anything_is_done(peers: str, s
 
 def test_a_link_local_address_goes_with_its_interface() -> None:
     fault = faults.parse("network.reject", {"peers": "fe80::1", "interface": "eth0"})
-    assert fault.asks() == Asks(towards=("fe80::1/128",), interface="eth0")
+    assert fault.asks() == Asks(towards=("fe80::1/128",), interface="eth0", ssh_ports=True)
     assert fault.compile(NodeView.example(fault.asks()), ID)
 
 

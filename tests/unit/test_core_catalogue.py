@@ -129,6 +129,20 @@ def test_the_page_in_docs_is_that_of_the_definitions() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("network.reject", {"out": ["filter OUTPUT", "filter FORWARD"],
+                            "in": ["filter INPUT", "filter FORWARD"]}),
+        ("network.latency", {"out": ["tc egress", "mangle POSTROUTING"], "in": ["tc ingress"]}),
+        ("http.fault", {"": ["nat PREROUTING"]}),
+        ("cpu.stress", {}),
+    ],
+)  # fmt: skip
+def test_a_kind_says_where_packets_meet_it(kind: str, where: dict[str, list[str]]) -> None:
+    assert catalogue.hooks(faults.lookup(kind)) == where
+
+
 def test_the_page_has_all_of_every_kind() -> None:
     page = catalogue.page([])
     for kind, cls in faults.kinds().items():

@@ -311,15 +311,19 @@ def test_directions_and_families_are_what_was_asked_for(kind: str, given: dict[s
     families = {4} if given["peers"] == V4 else {6} if given["peers"] == V6 else {4, 6}
     assert {chain.family for chain in chains} == families
     way = given.get("direction", getattr(faults.lookup(kind), "direction", "out"))
-    assert {c.hook == "INPUT" for c in chains} == {way == "in", way != "out"}
+    inward = {chain.name: chain.name.endswith("-in") for chain in chains}
+    assert set(inward.values()) == {way == "in", way != "out"}
     for chain in chains:
+        own = ("INPUT",) if inward[chain.name] else ("OUTPUT", "POSTROUTING")
+        assert chain.hook in (*own, "FORWARD")
+        assert chain.name.startswith(f"CHAOS-{ID}-fwd-") == (chain.hook == "FORWARD")
         hits = [rule for rule in chain.rules if rule.match_set]
-        assert {rule.set_side for rule in hits} == {"src" if chain.hook == "INPUT" else "dst"}
+        assert {rule.set_side for rule in hits} == {"src" if inward[chain.name] else "dst"}
         if "ports" in given:
-            far = [r.source_ports if chain.hook == "INPUT" else r.destination_ports for r in hits]
+            far = [r.source_ports if inward[chain.name] else r.destination_ports for r in hits]
             assert set(far) == {("80", "8000:8010")}
     # Never a DROP on egress: the sender would see EPERM, but of TCP's own SYN.
-    out = [rule for chain in chains if chain.hook != "INPUT" for rule in chain.rules]
+    out = [rule for chain in chains if not inward[chain.name] for rule in chain.rules]
     assert not [rule for rule in out if rule.target == "DROP" and not rule.syn]
     pipes = [effect for effect in done if isinstance(effect, Pipe)]
     assert bool(pipes) == (way != "in" and chains[0].table == "mangle")

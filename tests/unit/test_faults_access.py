@@ -85,9 +85,11 @@ def test_every_network_fault_lets_every_port_of_ssh_pass(
                 hits = [
                     number
                     for number, rule in enumerate(effect.rules)
-                    if rule.match_set and rule.target not in counting
+                    if rule.match_set
+                    and rule.target not in counting
+                    and (not rule.destination_ports or ssh & set(rule.destination_ports))
                 ]
-                if not hits:  # it only counts
+                if not hits:  # it only counts, or is about the port of a worker of ours
                     continue
                 spared = [
                     rule

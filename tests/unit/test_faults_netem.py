@@ -249,6 +249,7 @@ def test_every_nth_is_counted_in_the_chain_and_all_of_them_are_lost() -> None:
     assert counted == {
         *(("POSTROUTING", target, every) for target, every in (("MARK", 5), *_COUNTING)),
         *(("INPUT", target, every) for target, every in (("DROP", 5), *_COUNTING)),
+        *(("FORWARD", target, every) for target, every in (("DROP", 5), *_COUNTING)),
     }
     assert netem("network.loss", every=5).loss == 1_000_000
     assert "--every 5 → MARK" in "".join(map(effects.describe, done))

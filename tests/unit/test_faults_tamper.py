@@ -34,8 +34,9 @@ def parse(**given: Any) -> Any:
 
 def test_the_worker_comes_first_and_what_feeds_it_hangs_on_the_lease() -> None:
     fault = parse(share="10%", ports="5432", protocol="tcp", direction="both")
+    own = [one for one in fault.compile(NODE, ID) if getattr(one, "hook", "") != "FORWARD"]
     worker, *sets, out4, out6, in4, in6 = sorted(
-        fault.compile(NODE, ID), key=lambda effect: getattr(effect, "hook", "") == "INPUT"
+        own, key=lambda effect: getattr(effect, "hook", "") == "INPUT"
     )
     assert isinstance(worker, Worker)
     assert (worker.name, worker.program) == (f"chs-{ID}-w", "tamper")

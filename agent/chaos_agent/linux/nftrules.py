@@ -227,7 +227,7 @@ def _hook(chain: Chain) -> dict[str, Any]:
     return {
         "type": "nat" if chain.table == "nat" else "filter",
         "hook": chain.hook.lower(),
-        "prio": _PRIORITY[chain.table],
+        "prio": _PRIORITY[chain.table] + (2 if chain.end else 0),
         "policy": "accept",
     }
 
@@ -241,7 +241,7 @@ _KNOWN = frozenset(
         *("target", "source", "destination", "protocol", "source_ports", "destination_ports"),
         *("icmpv6_type", "in_device", "out_device", "match_set", "set_side", "probability"),
         *("mark", "mask", "reject_with", "uid", "syn", "per_day", "burst", "every"),
-        "to_port",
+        *("to_port", "own", "original_ports", "original_side"),
     }
 )
 
@@ -275,6 +275,13 @@ def _matches(rule: Rule, family: Family) -> Iterator[Command]:
     if rule.match_set:
         field = "saddr" if rule.set_side == "src" else "daddr"
         yield _is(_payload(ip, field), f"@{rule.match_set}")
+    if rule.own:
+        address_type = {"fib": {"result": "type", "flags": [f"{rule.own[0]}addr"]}}
+        yield _is(address_type, "local")
+    if rule.original_ports:
+        yield _is(_ct("status"), "dnat", "in")
+        yield _is(_ct("direction"), "original" if rule.original_side == "dst" else "reply")
+        yield _is(_ct("proto-dst", dir="original"), _ports(rule.original_ports))
     if rule.probability:
         dice = {"numgen": {"mode": "random", "mod": _MILLION, "offset": 0}}
         yield _is(dice, rule.probability, "<")
@@ -311,6 +318,10 @@ def _is(left: Command, right: Any, operator: str = "==") -> Command:
 
 def _meta(key: str) -> Command:
     return {"meta": {"key": key}}
+
+
+def _ct(key: str, **more: str) -> Command:
+    return {"ct": {"key": key, **more}}
 
 
 def _payload(protocol: str, field: str) -> Command:

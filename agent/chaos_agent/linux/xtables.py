@@ -84,7 +84,11 @@ class Xtables:
                 table.create_chain(chain.name)
             for rule in chain.rules:
                 table.append_entry(chain.name, build_rule(table, chain.family, rule).rule)
-            table.insert_entry(chain.hook, build_jump(table, chain.family, chain.name).rule, 0)
+            jump = build_jump(table, chain.family, chain.name).rule
+            if chain.end:
+                table.append_entry(chain.hook, jump)
+            else:
+                table.insert_entry(chain.hook, jump, 0)
 
         self._change(chain.family, chain.table, chain.name, change)
 

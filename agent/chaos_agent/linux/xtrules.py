@@ -203,6 +203,13 @@ def _build(built: Any, rule: Rule) -> Any:
         _match(built, "statistic", ("mode", "nth"), ("every", str(rule.every)), ("packet", last))
     if rule.per_day:
         _match(built, "limit", ("limit", f"{rule.per_day}/day"), ("limit-burst", str(rule.burst)))
+    if rule.own:
+        _match(built, "addrtype", (f"{rule.own}-type", "LOCAL"))
+    if rule.original_ports:
+        (ports,) = rule.original_ports
+        way = "ORIGINAL" if rule.original_side == "dst" else "REPLY"
+        of_dnat = ("ctstate", "DNAT"), ("ctorigdstport", ports), ("ctdir", way)
+        _match(built, "conntrack", *of_dnat)
     if rule.target == "REDIRECT":
         _load_nat(built.nfproto)
     if rule.target in ("SEEN", "EXPOSED"):  # the packet goes on: a rule without a target

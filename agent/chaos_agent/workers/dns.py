@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import dns.exception
 import dns.flags
@@ -25,10 +25,13 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from chaos_agent.workers._redirected import HERE, Address, destination, sockets
+from chaos_agent.workers._redirected import EVERYWHERE, HERE, Address, destination, sockets
 
 _MOST = 128  # connections at once
 _CONNECT_S = 5.0
+_LONGEST_QUERY = 65_535
+_IP_PKTINFO = 8  # linux/in.h; Python 3.11 does not name it
+_ROOM = 128  # for what the kernel says of a datagram
 _RCODES = {"nxdomain": dns.rcode.NXDOMAIN, "servfail": dns.rcode.SERVFAIL}
 
 
@@ -77,10 +80,12 @@ class Answer:
 
 
 async def serve(arguments: dict[str, Any], tell: Callable[[str], object]) -> None:
-    """Answer on ``port`` of this node's loopback addresses, until killed. Others are asked by
+    """Answer on ``port`` of this node's loopback addresses, until killed; with ``forwarded`` of
 
-    TCP from one of ``own_ports``.
+    all addresses, since what the node forwards is redirected to the one of the interface by
+    which it came. Others are asked by TCP from one of ``own_ports``.
     """
+    hosts = EVERYWHERE if arguments["forwarded"] else HERE
     answer, port = Answer.read(arguments), int(arguments["port"])
     low, high = arguments["own_ports"]
     turns = asyncio.Semaphore(_MOST)
@@ -94,26 +99,40 @@ async def serve(arguments: dict[str, Any], tell: Callable[[str], object]) -> Non
             writer.close()
 
     loop = asyncio.get_running_loop()
-    for one in sockets(port, HERE, socket.SOCK_DGRAM):
-        await loop.create_datagram_endpoint(lambda: _Datagrams(answer), sock=one)
-    servers = [await asyncio.start_server(take, sock=one) for one in sockets(port, HERE)]
+    for one in sockets(port, hosts, socket.SOCK_DGRAM):
+        loop.add_reader(one, _Datagrams(one, answer).take)
+    servers = [await asyncio.start_server(take, sock=one) for one in sockets(port, hosts)]
     tell("")
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
-class _Datagrams(asyncio.DatagramProtocol):
-    """Queries by UDP, of one family."""
+class _Datagrams:
+    """Queries by UDP, of one family. Each is answered from the address to which it came."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, one: socket.socket, answer: Answer) -> None:
+        self._socket, self._answer = one, answer
+        four = one.family == socket.AF_INET
+        self._level = socket.IPPROTO_IP if four else socket.IPPROTO_IPV6
+        self._kind = _IP_PKTINFO if four else socket.IPV6_PKTINFO
+        one.setsockopt(self._level, _IP_PKTINFO if four else socket.IPV6_RECVPKTINFO, 1)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
+    def take(self) -> None:
+        """One query, if it is still there."""
+        with suppress(OSError):
+            data, told, _, client = self._socket.recvmsg(_LONGEST_QUERY, _ROOM)
+            answer = self._answer.to(data)
+            to = [body for level, kind, body in told if (level, kind) == (self._level, self._kind)]
+            if answer is not None and to:
+                self._socket.sendmsg(
+                    [answer], [(self._level, self._kind, self._at(to[0]))], 0, client
+                )
 
-    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        answer = self._answer.to(data)
-        if answer is not None:
-            self._transport.sendto(answer, addr)
+    def _at(self, told: bytes) -> bytes:
+        """Where to answer from: the address alone, and the interface of one that is a link's."""
+        if self._level == socket.IPPROTO_IP:  # struct in_pktinfo: interface, ours, destination
+            return bytes(4) + told[4:8] + bytes(4)
+        here = ipaddress.IPv6Address(told[:16])  # struct in6_pktinfo: destination, interface
+        return told if here.is_link_local else told[:16] + bytes(4)
 
 
 class _Connection:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
-from chaos_core.effects import Rule
+from chaos_core.effects import Chain, Rule
 
 _HITTING = ("MARK", "DROP", "REJECT", "REDIRECT", "NFQUEUE")
 
@@ -41,3 +41,8 @@ def bare(rule: Rule, target: Literal["SEEN", "EXPOSED"]) -> Rule:
         rule, target=target, probability=0, every=0, per_day=0, burst=0, mark=0, mask=0,
         reject_with="", to_port=0, zone=0, queue=0,
     )  # fmt: skip
+
+
+def counts_only(chain: Chain) -> bool:
+    """Whether every packet goes on through the chain as it came."""
+    return not any(rule.target in (*_HITTING, "CT") for rule in chain.rules)

@@ -31,7 +31,7 @@ from chaos_core.effects import (
     Table,
     Tbf,
 )
-from chaos_core.errors import InvalidInput, Refused
+from chaos_core.errors import InvalidInput, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.faults._counting import counted
 from chaos_core.faults._units import Service, protected
@@ -60,6 +60,7 @@ _NO_WAY = {
     "local": "{to} is node {node} itself",
     "broadcast": "{to} is a broadcast address of node {node}",
 }
+BEFORE_NAT: tuple[Table, ...] = ("raw", "nat")  # they see the ports that packets come with
 
 
 def _split(value: Any) -> Any:
@@ -157,6 +158,11 @@ class NetworkFault(Fault, ABC):
     cgroup: Annotated[str, AfterValidator(_group)] = Field(
         default="", description="only what processes in or below this path of cgroup v2 send"
     )
+    scope: Literal["all", "host"] = Field(
+        default="all",
+        description="host: only what this node's own processes send and receive;"
+        " all: also what it forwards, as for containers",
+    )
 
     @field_validator("ports", "local_ports")
     @classmethod
@@ -206,6 +212,8 @@ class NetworkFault(Fault, ABC):
             towards=tuple(map(str, self._all_networks())),
             interface=self.interface,
             ssh_ports=True,
+            abilities=("xt_addrtype",) if self.scope == "host" else (),
+            translation=bool(self.ports or self.local_ports),
         )
 
     def _all_networks(self) -> tuple[Network, ...]:
@@ -214,6 +222,10 @@ class NetworkFault(Fault, ABC):
         Not collapsed: of single addresses the kernel is asked, of networks all routes are read.
         """
         return () if self.named("peers") else tuple(map(network, self.peers))
+
+    def forwarded(self) -> bool:
+        """Whether what the node forwards is hit as well: no process of it sends that."""
+        return self.scope == "all" and not any(map(self._given, ("uid", "unit", "cgroup")))
 
     def networks(self, family: Family) -> tuple[Network, ...]:
         """The peers of one family, those inside a larger one left out.
@@ -288,18 +300,21 @@ class NetworkFault(Fault, ABC):
                     *self._counted(
                         rule
                         for pipe in pipes
-                        for rule in self.matches(
-                            fault_id,
-                            family,
-                            "out",
-                            self._sent_by(
-                                node,
-                                Rule(
-                                    "MARK",
-                                    out_device=pipe.device,
-                                    every=every,
-                                    mark=mark,
-                                    mask=mask,
+                        for rule in behind_nat(
+                            node,
+                            self.matches(
+                                fault_id,
+                                family,
+                                "out",
+                                self._sent_by(
+                                    node,
+                                    Rule(
+                                        "MARK",
+                                        out_device=pipe.device,
+                                        every=every,
+                                        mark=mark,
+                                        mask=mask,
+                                    ),
                                 ),
                             ),
                         )
@@ -428,29 +443,31 @@ class NetworkFault(Fault, ABC):
         """Packets from (``in``) or to (``out``) the peers meet ``verdict`` in a chain of ours.
 
         In table ``nat`` they are only those that open a connection, before they are routed.
+        A packet meets one chain of a table: that of the node's own traffic, or the other.
         """
-        hook: Hook = "INPUT" if direction == "in" else "OUTPUT"
-        verdict = self._sent_by(node, verdict)
-        return tuple(
-            Chain(
-                name=f"{CHAIN_PREFIX}{fault_id}-{direction}",
-                family=family,
-                table=table,
-                hook="PREROUTING" if (table, direction) == ("nat", "in") else hook,
-                backend=node.backend,
-                rules=(
-                    *self._spared(node, family, direction),
-                    *self._counted(
-                        rule
-                        for device in self._filtered_devices(node, direction)
-                        for rule in self.matches(
-                            fault_id, family, direction, _on_device(verdict, direction, device)
-                        )
-                    ),
-                ),
-            )
-            for family in self.families()
-        )
+        (device,) = self._filtered_devices(node, direction)
+        verdict = self._sent_by(node, _on_device(verdict, direction, device))
+        hooks = _hooks(table, direction)
+        first = hooks[0]
+        at_end = self.scope == "host" and first == "PREROUTING"
+        if at_end:  # behind the rules that publish ports of containers
+            verdict = replace(verdict, own="dst")
+        chains = []
+        for family in self.families():
+            rules = self.matches(fault_id, family, direction, verdict)
+            if table not in BEFORE_NAT:
+                rules = behind_nat(node, rules)
+            counted = self._counted(rules)
+            for hook in hooks if self.forwarded() else (first,):
+                name = f"{CHAIN_PREFIX}{fault_id}-{'' if hook == first else 'fwd-'}{direction}"
+                spared = (
+                    self._spared(node, family, direction)
+                    if hook == first
+                    else self._spared_forwarded(node, family)
+                )
+                chain = Chain(name, family, table, hook, (*spared, *counted), node.backend, at_end)
+                chains.append(chain)
+        return tuple(chains)
 
     def matches(
         self, fault_id: str, family: Family, direction: Literal["in", "out"], verdict: Rule
@@ -564,8 +581,12 @@ class NetworkFault(Fault, ABC):
     def _sent_by(self, node: NodeView, rule: Rule) -> Rule:
         """The rule for what the chosen process sends. Raises InvalidInput, or Refused when it
 
-        may not be touched.
+        may not be touched; Unsupported where the node's own packets cannot be told apart.
         """
+        if self.scope == "host" and rule.target == "MARK":
+            if why := node.unable.get("xt_addrtype"):
+                raise Unsupported(f"scope: {why}", where=self.kind, hint="leave scope out")
+            rule = replace(rule, own="src")
         path = self.cgroup
         if self.unit:
             facts = node.units.get(self.unit)
@@ -594,10 +615,34 @@ class NetworkFault(Fault, ABC):
     def _spared(
         self, node: NodeView, family: Family, direction: Literal["in", "out"]
     ) -> tuple[Rule, ...]:
-        """What returns before any match of ours: what is protected, and what is excluded."""
+        """What returns before any match of ours: what is protected, and what is excluded.
+
+        On the way out also what others than this node send, from there.
+        """
+        nets = [net for net in node.protected.networks() if net.version == family]
+        nets += self.excluded(family)
+        senders = nets if direction == "out" and self.forwarded() else []
         return (
             *_protected_rules(node, family, direction),
             *(_spare(net, direction) for net in self.excluded(family)),
+            *(_spare(net, "in") for net in senders if not _holds_own(net, node)),
+        )
+
+    def _spared_forwarded(self, node: NodeView, family: Family) -> tuple[Rule, ...]:
+        """The same of what is forwarded, to and from everybody who is protected or excluded."""
+        nets = [net for net in node.protected.networks() if net.version == family]
+        both = [
+            *self._spared(node, family, "in"),
+            *self._spared(node, family, "out"),
+            *(_spare(net, "in") for net in nets),
+        ]
+        # Nothing is forwarded by loopback, and no process of the node sends what is.
+        return tuple(
+            dict.fromkeys(
+                rule
+                for rule in both
+                if not (rule.in_device or rule.out_device or rule.cgroup) and rule.uid is None
+            )
         )
 
     def _refuse_taken(self, why: str) -> None:
@@ -660,6 +705,43 @@ def no_way(networks: Iterable[Network], node: NodeView) -> str:
     )
 
 
+def behind_nat(node: NodeView, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules, which stand where destinations are translated already, for original ports too.
+
+    A container's published port is another one there. Only what was translated meets the
+    added rules, and it has one chance only: what is spared by lot is not asked again.
+    """
+    if not node.translates:
+        return rules
+    found: list[Rule] = []
+    sides: tuple[Literal["dst", "src"], ...] = ("dst", "src")
+    for side in sides:
+        concerned = [rule for rule in rules if _ports_at(rule, side)]
+        for ports in dict.fromkeys(port for rule in concerned for port in _ports_at(rule, side)):
+            for rule in concerned:
+                one = replace(rule, original_ports=(ports,), original_side=side)
+                if side == "dst":
+                    one = replace(one, destination_ports=())
+                else:
+                    one = replace(one, source_ports=())
+                found.append(one)
+                if rule.probability or rule.every:
+                    spared = replace(one, target="RETURN", reject_with="", mark=0, mask=0, queue=0)
+                    found.append(replace(spared, probability=0, every=0))
+    return (*found, *rules)
+
+
+def _ports_at(rule: Rule, side: Literal["dst", "src"]) -> tuple[str, ...]:
+    return rule.destination_ports if side == "dst" else rule.source_ports
+
+
+def _hooks(table: Table, direction: Way) -> tuple[Hook, ...]:
+    """Where the node's own traffic passes such a table, and where what it forwards does."""
+    if direction == "in":
+        return ("PREROUTING",) if table == "nat" else ("INPUT", "FORWARD")
+    return ("OUTPUT", "PREROUTING" if table in BEFORE_NAT else "FORWARD")
+
+
 def ways_of(direction: Direction) -> tuple[Way, ...]:
     """Each of the two ways that packets can go, if it is meant."""
     ways: tuple[Way, ...] = ("in", "out")
@@ -713,6 +795,11 @@ def _entries(networks: tuple[Network, ...]) -> tuple[str, ...]:
     return tuple(
         str(part) for net in networks for part in (net.subnets(1) if net.prefixlen == 0 else (net,))
     )
+
+
+def _holds_own(net: Network, node: NodeView) -> bool:
+    own = (ipaddress.ip_address(text) for device in node.devices for text in device.addresses)
+    return any(address in net for address in own)
 
 
 def _set_name(fault_id: str, family: Family) -> str:

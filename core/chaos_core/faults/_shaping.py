@@ -29,6 +29,11 @@ class ShapingFault(NetworkFault, ABC):
     @model_validator(mode="after")
     def _tellable_inwards(self) -> Self:
         if self.inward():
+            if self.scope == "host":
+                raise ValueError(
+                    "scope: host goes with direction=out only, since packets make the detour"
+                    " inwards before the kernel knows whether it forwards them"
+                )
             sides = (each_port(self.ports), each_port(self.local_ports))
             if max(map(len, sides)) > _MOST_PORTS:
                 raise ValueError(f"direction: in and both go with at most {_MOST_PORTS} ports")

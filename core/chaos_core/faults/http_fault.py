@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from chaos_core.effects import LINK_PREFIX, Effect, Family, Rule, Worker
 from chaos_core.envelope import Draw
-from chaos_core.errors import Refused
+from chaos_core.errors import Refused, Unsupported
 from chaos_core.faults._fields import Share
 from chaos_core.faults._network import MATCHING, Everywhere, Way
 from chaos_core.node import NodeView
@@ -24,8 +24,11 @@ class HttpFault(Everywhere):
 
     New connections from the peers go through a proxy on the node, while the lease lives;
     it connects to the service from the node itself, so the service sees the node's own
-    address. Plain HTTP/1.1 only: TLS and HTTP/2 pass through unharmed. Connections that
-    are open stay as they are, and those through the proxy end with it.
+    address. So do those to a port that is published for a container, and those that the node
+    forwards to that port of somebody else, as from containers; a host firewall must let them
+    come in, to ports 27000 to 30999. With ``scope=host`` only the services of the node's own
+    processes are hit. Plain HTTP/1.1 only: TLS and HTTP/2 pass through unharmed. Connections
+    that are open stay as they are, and those through the proxy end with it.
     """
 
     kind = "http.fault"
@@ -98,6 +101,8 @@ class HttpFault(Everywhere):
         arguments = json.dumps({"port": listens, "harm": harm}, sort_keys=True)
         worker = Worker(f"{LINK_PREFIX}{fault_id}-w", "http", arguments)
         redirect = Rule("REDIRECT", to_port=listens)
+        if why := node.unable.get("xt_addrtype"):
+            raise Unsupported(f"scope: {why}", where=self.kind, hint="leave scope out")
         chains = here.filtering(node, fault_id, "in", redirect, table="nat")
         return (worker, *here.leased_sets(node, fault_id), *chains)
 

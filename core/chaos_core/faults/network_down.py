@@ -22,7 +22,7 @@ class NetworkDown(Everywhere):
     that a link that goes down loses: its routes, its IPv6 addresses, its neighbours. It
     differs from a pulled cable in this: nobody sees the carrier go, so routes do not move
     to another interface and bonds do not fail over; ARP and neighbour discovery are
-    answered; what the node forwards still comes in here, and does not go out.
+    answered. What the node forwards vanishes too, whether it comes in here or would go out.
 
     Refused for an interface by which the node reaches its controller, or that an open
     SSH connection uses.

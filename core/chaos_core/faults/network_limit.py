@@ -23,8 +23,9 @@ class NetworkLimit(NetworkFault):
     A token bucket (xt_limit): it holds ``count``, and is filled evenly at ``count`` a
     ``period``; so a long time sees that rate, and a single period at most twice as many.
     It is one bucket for all peers together, but IPv4 and IPv6 have one each, and so have
-    the two directions. Open connections go on. ``reject`` answers with a RST; after ``drop``
-    the caller's kernel tries again by itself, and each try counts as a new connection.
+    the two directions, the node's own traffic and what it forwards, and each published port.
+    Open connections go on. ``reject`` answers with a RST; after ``drop`` the caller's kernel
+    tries again by itself, and each try counts as a new connection.
     """
 
     kind = "network.limit"

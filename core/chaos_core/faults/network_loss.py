@@ -27,7 +27,8 @@ class NetworkLoss(ShapingFault):
       one another while the share stays the same.
     - ``p`` and ``r``, with ``loss_in_bad`` and ``loss_in_good``: the Gilbert-Elliott model
       as in tc-netem(8). It is the long-run mean that counts as loss.
-    - ``every``: each n-th packet, counted by interface and protocol.
+    - ``every``: each n-th packet, counted by interface, protocol and published port; inwards,
+      what the node forwards is counted apart.
 
     With ``correlation`` or ``p``, ``direction=in`` and ``both`` take what ``network.latency``
     takes inwards.

@@ -20,7 +20,8 @@ class NetworkPartition(NetworkFault):
     ``drop`` looks like a cable that was pulled: egress goes into a dummy device,
     so that the sender sees success and hears nothing. ``reject`` answers at once
     (ICMP port unreachable), as a closed port would; on egress a local UDP sender
-    also gets EPERM, as from any local firewall.
+    also gets EPERM, as from any local firewall. It stands in the tables' ``filter`` INPUT,
+    OUTPUT and FORWARD.
 
     With a ``topology`` the nodes of the run are cut off from each other, and those on the
     smaller side carry the fault: ``one`` (the first node is alone), ``halves``, ``majority``

@@ -66,5 +66,7 @@ def _show(cls: type[Fault]) -> None:
     head, rows = catalogue.ceiling_table(cls)
     output.table([name.upper() for name in head], rows)
     typer.echo(f"\nended at the latest by: {cls.lease_holder}")
+    for way, places in catalogue.hooks(cls).items():
+        typer.echo(f"packets meet it{f' ({way})' * bool(way)} at: {', '.join(places)}")
     typer.echo(f"doctor must find: {', '.join(cls.needs) or 'nothing'}")
     typer.echo(f"example: {catalogue.example(cls)}")
