@@ -20,7 +20,7 @@ from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.xtables import FAMILIES
 from chaos_core.effects import CgroupLimit, Chain, GilbertElliott, Netem, Pipe
-from chaos_core.faults import network_latency
+from chaos_core.faults import network_latency, parse
 from chaos_core.hits import Hits
 from chaos_core.messages import Revert
 
@@ -41,10 +41,13 @@ def backend(request: pytest.FixtureRequest, net: Any, tmp_path: Path, sh: Any) -
 
 
 @pytest.fixture(autouse=True)
-def _warm(host: Host) -> None:
-    """The first look at a table loads its modules, which takes a guest longer than a lease."""
-    for family in FAMILIES if "CHAOS_GUEST" in os.environ else ():
-        host.xtables.try_rule(Chain("CHAOS-doctor", family, "mangle", "OUTPUT", ()))
+def _warm(node: Any) -> None:
+    """The first look at a guest's tables and routes takes longer than a lease."""
+    if "CHAOS_GUEST" in os.environ:
+        for family in FAMILIES:
+            chain = Chain("CHAOS-doctor", family, "mangle", "OUTPUT", ())
+            node.engine.host.xtables.try_rule(chain)
+        node.engine.view(parse("network.latency", {"peers": PEER, "delay": "1ms"}))
 
 
 @pytest.fixture(autouse=True)
