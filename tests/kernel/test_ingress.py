@@ -197,7 +197,9 @@ def test_two_faults_share_a_clsact_and_end_on_their_own(
 ) -> None:
     before = listing()
     first = node.apply("network.latency", peers="10.9.0.2", delay="100ms", direction="in")
+    node.grant("r-1")
     second = node.apply("network.latency", peers="10.9.0.4,fd09::4", delay="60ms", direction="in")
+    node.grant("r-1")
     assert min(net.ping("10.9.0.2")) >= 100
     node.grant("r-1")
     assert 60 <= min(net.ping("10.9.0.4")) < 100
