@@ -93,26 +93,6 @@ def test_beside_a_plain_ingress_qdisc_a_detour_is_refused_before_anything_is_don
     node.await_in_force(node.partition(direction="both"))  # as the hint says
 
 
-@pytest.mark.guest
-def test_what_the_kernel_refuses_in_the_middle_of_an_apply_is_refused_and_taken_back(
-    node: Any, listing: Callable[[], list[str]], sh: Callable[..., str]
-) -> None:
-    """Somebody adds such a qdisc after the node was looked at."""
-    steps = iter(range(100))
-
-    def add_once() -> None:
-        if next(steps) == 0:
-            sh("tc", "qdisc", "add", "dev", "v0", "ingress")
-
-    node.engine.step = add_once
-    before = listing()
-    status = node.status(node.apply("network.latency", peers="10.9.0.2", delay="10ms"))
-    assert (status.state, status.code, status.clean) == ("refused", "kernel", True), status.detail
-    assert "EEXIST" in status.detail
-    sh("tc", "qdisc", "del", "dev", "v0", "ingress")
-    assert listing() == before
-
-
 @pytest.fixture
 def program() -> Iterator[int]:
     """A BPF program that lets every packet through, for good."""
