@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-controller test-services test-kernel test-vm \
 	check proto deb bench catalogue \
-	library sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
+	library matrix sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
 PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
@@ -64,6 +64,9 @@ catalogue: setup ## measure every fault on the lab's VMs; docs/faults.md, docs/c
 
 library: setup ## play every scenario on the lab's shop, an hour and a half; docs/examples
 	@$(BIN)/chaosctl lab library --to docs/examples
+
+matrix: setup ## the kernel tests on the real kernels of Debian 11, 12 and 13, emulated; docs/matrix.json
+	@$(BIN)/chaosctl lab matrix --to docs
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
 	@$(BIN)/python -m tests.sim --seeds 100000
