@@ -21,10 +21,11 @@ MATRIX = (
 )
 """Of ``tests/matrix``: their files."""
 
+_KINDS = "tests/matrix/test_kinds.py::test_a_kind_bites_and_leaves_nothing"
 SAMPLE = (
-    "tests/kernel/test_leased_set.py",
-    "tests/matrix/test_kinds.py",
     "tests/matrix/test_undo.py",
+    *(f"{_KINDS}[{fault}-nft]" for fault in ("latency", "loss out", "partition drop", "dns")),
+    *(f"{_KINDS}[{fault}-xtables]" for fault in ("latency", "latency in", "loss in")),
 )
 """What is run where there are only minutes."""
 

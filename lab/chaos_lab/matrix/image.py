@@ -104,7 +104,7 @@ def _root(cache: Path, release: Release, neighbours: bool, say: Progress) -> Pat
     if release is PYTHON_FROM:
         packages.append("python3")
     if neighbours:
-        packages += releases.NEIGHBOURS
+        packages += [*releases.NEIGHBOURS, *release.more]
     key = _key(release.suite, packages, releases.EXCLUDED, releases.DISABLED)
     directory = cache / f"debian-{release.name}-{key}"
     if directory.is_dir():

@@ -17,18 +17,24 @@ PYTHON = "/usr/bin/python3.11"
 
 @dataclass(frozen=True)
 class Release:
-    """One Debian release. ``python`` says whose interpreter runs the product there."""
+    """One Debian release. ``python`` says whose interpreter runs the product there, ``more``
+
+    which packages it needs besides.
+    """
 
     name: str
     suite: str
     python: str
+    more: tuple[str, ...] = ()
 
 
 RELEASES: Mapping[str, Release] = MappingProxyType(
     {
         "debian11": Release("debian11", "bullseye", "bookworm's, with bookworm's C library"),
         "debian12": Release("debian12", "bookworm", "its own"),
-        "debian13": Release("debian13", "trixie", "bookworm's, with its own C library"),
+        "debian13": Release(
+            "debian13", "trixie", "bookworm's, with its own C library", ("docker-cli",)
+        ),
     }
 )
 
