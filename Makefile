@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-controller test-services test-kernel test-vm \
 	check proto deb bench catalogue \
-	library matrix sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
+	library matrix test-matrix sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
 PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
@@ -20,7 +20,7 @@ drill: setup ## boot a fleet of VMs and prove every promise on it
 torture: setup ## kill everything at every step of every fault, 300 times
 	@$(BIN)/chaosctl lab torture
 
-test: test-unit test-controller test-services test-kernel test-vm ## all tests
+test: test-unit test-controller test-services test-kernel test-vm test-matrix ## all tests
 
 test-unit: setup ## pure tests
 	@$(BIN)/pytest -q -n 2 tests/unit
@@ -36,6 +36,9 @@ test-kernel: setup ## tests on this machine's kernel, in network namespaces
 
 test-vm: setup ## tests on VMs, two fleets of them
 	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests/vm
+
+test-matrix: setup ## a sample of the matrix: Debian 12's own kernel, emulated
+	@$(BIN)/chaosctl lab matrix --only debian12 --sample
 
 check: setup ## format, lint, strict types, import directions, generated code
 	@$(BIN)/ruff format --check --quiet .

@@ -100,7 +100,7 @@ def project_disk(lab: LabDir, to: Path) -> None:
 
 def _root(cache: Path, release: Release, neighbours: bool, say: Progress) -> Path:
     """An unpacked Debian, made by mmdebstrap."""
-    packages = [*releases.BASE]
+    packages = [*releases.BASE, release.kernel]
     if release is PYTHON_FROM:
         packages.append("python3")
     if neighbours:

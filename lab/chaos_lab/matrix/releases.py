@@ -19,18 +19,25 @@ PYTHON = "/usr/bin/python3.11"
 class Release:
     """One Debian release. ``python`` says whose interpreter runs the product there, ``more``
 
-    which packages it needs besides.
+    which packages it needs besides, ``kernel`` the package of its kernel.
     """
 
     name: str
     suite: str
     python: str
     more: tuple[str, ...] = ()
+    kernel: str = "linux-image-cloud-amd64"
 
 
 RELEASES: Mapping[str, Release] = MappingProxyType(
     {
-        "debian11": Release("debian11", "bullseye", "bookworm's, with bookworm's C library"),
+        "debian11": Release(
+            "debian11",
+            "bullseye",
+            "bookworm's, with bookworm's C library",
+            # That of the last point release: mirrors have its security archive in part only.
+            kernel="linux-image-cloud-amd64/bullseye",
+        ),
         "debian12": Release("debian12", "bookworm", "its own"),
         "debian13": Release(
             "debian13", "trixie", "bookworm's, with its own C library", ("docker-cli",)
@@ -56,7 +63,7 @@ PYTHON_FROM = RELEASES["debian12"]
 
 BASE = (
     *("busybox-static", "dbus", "e2fsprogs", "ipset", "iproute2", "iptables", "iputils-ping"),
-    *("kmod", "linux-image-cloud-amd64", "nftables", "procps", "systemd", "systemd-sysv", "udev"),
+    *("kmod", "nftables", "procps", "systemd", "systemd-sysv", "udev"),
 )
 """Packages of every image."""
 

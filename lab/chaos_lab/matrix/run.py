@@ -75,7 +75,7 @@ def _host(
                 for name, shell in _VERSIONS.items()
             }
             say(f"{machine.name}: up, kernel {versions['kernel']}, systemd {versions['systemd']}")
-            seen = _Reports(machine.name, rows, tell)
+            seen = Reports(machine.name, rows, tell)
 
             def hear(line: str) -> None:
                 if not seen.take(line):
@@ -97,7 +97,7 @@ def _host(
     return HostReport(machine.name, versions, tuple(rows))
 
 
-class _Reports:
+class Reports:
     """Makes rows of pytest's reports: one for each test, when it is over."""
 
     def __init__(self, host: str, rows: list[Row], tell: Callable[[Row], None]) -> None:
