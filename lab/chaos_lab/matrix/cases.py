@@ -13,7 +13,7 @@ KERNEL = (
     *("test_ingress", "test_dns", "test_routes", "test_coexistence", "test_foreign_change"),
     *("test_sweep", "test_recover", "test_snapshot", "test_process_pause", "test_unit_limits"),
     *("test_cache_flush", "test_journal", "test_keeper", "test_process_repeat", "test_processes"),
-    *("test_supervisor", "test_tamper", "test_worker"),
+    *("test_supervisor", "test_tamper", "test_worker", "test_doctor", "test_hostile_link"),
 )
 """Of ``tests/kernel``: their files."""
 
@@ -35,12 +35,10 @@ LEFT_OUT: Mapping[str, str] = MappingProxyType(
     {
         "test_cache_services": "needs PostgreSQL, Redis and Memcached, which the images have not",
         "test_clock": "moves the clock, on which an emulated node's timers depend",
-        "test_doctor": "says what the lab's kernel and the build machines' lack",
-        "test_hostile_link": "is about messages, not about the kernel",
         "test_holder": "measures shares of a CPU, which an emulated one cannot tell",
         "test_holders": "measures shares of a CPU, which an emulated one cannot tell",
         "test_postgres": "needs PostgreSQL, which the images have not",
-        "test_reboot": "reboots stand-ins; a node of the matrix has no second boot",
+        "test_reboot": "pretends its boots, so the kernel does not matter",
     }
 )
 """Files of ``tests/kernel`` that could not prove anything here, and why."""

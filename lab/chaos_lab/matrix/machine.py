@@ -152,7 +152,7 @@ class Machine:
             f" net.ifnames=0 panic=-1 mitigations=off project={self._lab.root}"
         )
         return [
-            *(_PROGRAM, "-accel", "tcg,thread=single", "-icount", "shift=1", "-rtc", "clock=vm"),
+            *(_PROGRAM, "-accel", "tcg,thread=single", "-icount", "shift=0", "-rtc", "clock=vm"),
             *("-smp", "1", "-m", str(_MEMORY_MIB), "-nographic", "-no-reboot", "-nic", "none"),
             *("-nodefaults", "-serial", "stdio", "-monitor", "none"),
             *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", words),
