@@ -21,6 +21,8 @@ from chaos_lab.process import run as command
 _SILENCE_S = 900.0
 """How long a test may say nothing, on a machine that has other things to do as well."""
 
+_ENVIRONMENT = {"CHAOS_GUEST": "matrix", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
 _VERSIONS = {
     "kernel": "uname -r",
     "systemd": "systemctl --version | head -n 1 | cut -d' ' -f2",
@@ -83,9 +85,10 @@ def _host(
                     kept.flush()
 
             words = [".venv/bin/python", "-B", "-m", "pytest", "-p", "no:cacheprovider", "-qs"]
+            words += ["-p", "pytest_asyncio.plugin"]  # the others' imports take a minute here
             ended = machine.exec(
                 [*words, *files],
-                env={"CHAOS_GUEST": "matrix", "TMPDIR": "/tmp"},  # noqa: S108 - the node's own
+                env=_ENVIRONMENT,
                 timeout=_SILENCE_S,
                 check=False,
                 tell=hear,
