@@ -8,8 +8,14 @@ from typing import Any
 
 import pytest
 
+TOOLS = ("iptables-legacy", "ip6tables-legacy")
+TABLES = ("mangle", "filter", "security", "raw", "nat")
 BACKENDS = {
-    "xtables": ("iptables-legacy -w -A INPUT -s 192.0.2.1 -j ACCEPT",),
+    "xtables": (
+        "iptables-legacy -w -A INPUT -s 192.0.2.1 -j ACCEPT",
+        # A table that nobody has opened is not listed; one that we have opened stays, empty.
+        *(f"{tool} -w -t {table} -S" for tool in TOOLS for table in TABLES),
+    ),
     "nft": (
         "nft add table inet users",
         "nft add chain inet users input { type filter hook input priority 0; }",
