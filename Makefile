@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup drill torture test test-unit test-controller test-services test-kernel test-vm \
 	check proto deb bench catalogue \
-	library sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
+	library matrix test-matrix sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
 
 PYTHON_TREES := proto core experiment agent controller ctl toolkit lab packaging tests bench
@@ -37,6 +37,9 @@ test-kernel: setup ## tests on this machine's kernel, in network namespaces
 test-vm: setup ## tests on VMs, two fleets of them
 	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests/vm
 
+test-matrix: setup ## a sample of the matrix: Debian 12's own kernel, emulated
+	@$(BIN)/chaosctl lab matrix --only debian12 --sample
+
 check: setup ## format, lint, strict types, import directions, generated code
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -64,6 +67,9 @@ catalogue: setup ## measure every fault on the lab's VMs; docs/faults.md, docs/c
 
 library: setup ## play every scenario on the lab's shop, an hour and a half; docs/examples
 	@$(BIN)/chaosctl lab library --to docs/examples
+
+matrix: setup ## the kernel tests on the real kernels of Debian 11, 12 and 13, emulated; docs/matrix.json
+	@$(BIN)/chaosctl lab matrix --to docs
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each
 	@$(BIN)/python -m tests.sim --seeds 100000

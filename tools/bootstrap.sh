@@ -15,6 +15,8 @@ command -v apt-get dpkg-query >/dev/null || refuse "needs Debian 12: there is no
 packages=(
     # the lab: kernels, their root file system, their network
     user-mode-linux mmdebstrap debian-archive-keyring e2fsprogs iproute2 iputils-ping openssh-client
+    # the matrix: distributions' own kernels, emulated
+    qemu-system-x86 patchelf
     # the agent on this machine, for the kernel tests
     iptables ipset nftables procps
     # what the tests hurt, each a private instance of theirs

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chaos_lab.drill.context import Check
     from chaos_lab.drill.report import Report
     from chaos_lab.fleet import Fleet
+    from chaos_lab.matrix.report import Row
     from chaos_lab.torture.report import Report as RoundsReport
     from chaos_lab.torture.report import Result
 
@@ -300,6 +301,51 @@ def library(
         typer.echo(json.dumps([one.as_json() for one in played], indent=2, ensure_ascii=False))
     good = len(played) == len(found) and all(one.held for one in played)
     raise typer.Exit(Exit.DONE if good else Exit.FAILED)
+
+
+@app.command()
+def matrix(
+    only: Annotated[
+        str, typer.Option(help="Only these hosts: debian11, debian12, debian13, by commas.")
+    ] = "",
+    sample: Annotated[bool, typer.Option("--sample", help="The cases of a few minutes.")] = False,
+    case: Annotated[
+        list[str] | None,
+        typer.Option("--case", help="Only this file or test of tests/; may be repeated."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write matrix.json and matrix.md there.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Run the kernel tests on the real kernels and systemds of Debian 11, 12 and 13.
+
+    The nodes are emulated in software, which takes an hour or more. What they said is kept in
+    the directory matrix/logs of the lab's. Ends with 0 only if no case failed.
+    """
+    from chaos_lab.fleet import require_root
+    from chaos_lab.layout import LabDir
+    from chaos_lab.matrix import cases, releases, run
+
+    require_root()
+    chosen = releases.choose(only)
+    files = case or cases.chosen(sample=sample)
+    with progress("running the matrix") as say:
+        report = run.run(
+            LabDir.find(), chosen, files, neighbours=not sample, say=say,
+            tell=lambda row: say(_case(row)),
+        )  # fmt: skip
+    if to:
+        (to / "matrix.json").write_text(report.as_json())
+        (to / "matrix.md").write_text(report.as_markdown())
+    typer.echo(report.as_json() if output is Output.JSON else report.as_markdown())
+    raise typer.Exit(Exit.DONE if report.passed else Exit.FAILED)
+
+
+def _case(row: Row) -> str:
+    colour = {"ok": "green", "refused": "yellow", "failed": "red"}[row.outcome]
+    text = f"{row.host}  {row.case}" + (f"\n{'':10}{row.said}" if row.said else "")
+    return f"[{colour}]{row.outcome:8}[/{colour}] {text.replace('[', chr(92) + '[')}"
 
 
 def _mark(good: bool, line: str) -> str:

@@ -1,0 +1,74 @@
+"""What firewalld's and ufw's tests share: faults in the node's own namespace."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PORT = 8081
+
+FAULTS: dict[str, tuple[str, dict[str, str]]] = {
+    "loss out": ("network.loss", {"percent": "100%", "direction": "out"}),
+    "loss in": ("network.loss", {"percent": "100%", "direction": "in"}),
+    "partition": ("network.partition", {}),
+    "partition reject": ("network.partition", {"action": "reject"}),
+    "latency": ("network.latency", {"delay": "5s"}),
+}
+
+
+@contextmanager
+def page() -> Iterator[None]:
+    """A page of the node's at ``PORT``."""
+    with socket.create_server(("10.66.0.1", PORT)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    call, _ = server.accept()
+                except OSError:
+                    return
+                with call:
+                    call.send(b"HTTP/1.0 200 OK\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def listing(run: Callable[..., str]) -> str:
+    """All of the firewall's rules, without counters."""
+    text = run("nft", "-s", "list", "ruleset") + run("iptables-legacy-save")
+    return re.sub(r"(?m)^#.*\n|\[\d+:\d+\]|counter packets \d+ bytes \d+", "", text)
+
+
+def works_beside(
+    run: Callable[..., str],
+    outside: Any,
+    made: Any,
+    ends: Callable[[Any, str], None],
+    name: str,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """The peer is hit and the bystander is not; the firewall is as it was."""
+    kind, params = FAULTS[name]
+    with page():
+        assert outside.fetches(PORT)
+        before = listing(run)
+        fault = made.apply(kind, peers=outside.address, **params)
+        made.await_in_force(fault)
+        meanwhile()
+        made.await_in_force(fault)
+        assert not outside.fetches(PORT)
+        made.await_in_force(fault)
+        assert outside.fetches(PORT, source="10.66.0.3")
+        ends(made, fault)
+        assert outside.fetches(PORT)
+        assert listing(run) == before
