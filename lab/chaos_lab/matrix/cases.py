@@ -14,6 +14,8 @@ KERNEL = (
     *("test_sweep", "test_recover", "test_snapshot", "test_process_pause", "test_unit_limits"),
     *("test_cache_flush", "test_journal", "test_keeper", "test_process_repeat", "test_processes"),
     *("test_supervisor", "test_tamper", "test_worker", "test_doctor", "test_hostile_link"),
+    *("test_composition", "test_hits", "test_rerouted", "test_forwarded", "test_access"),
+    "test_reasons",
 )
 """Of ``tests/kernel``: their files."""
 
