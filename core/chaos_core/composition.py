@@ -41,6 +41,7 @@ from chaos_core.node import NodeView
 _ALL = 1_000_000
 _FIRST_LINK, _LAST_LINK = 32, 99  # the numbers before are those of a fault's other links
 _TAKERS = ("REDIRECT", "NFQUEUE")  # a packet goes to the first of them that matches
+_COUNTING = ("SEEN", "EXPOSED")
 _HINT = "wait for its end, choose other peers or ports, or use one fault that does both"
 
 
@@ -127,6 +128,7 @@ def check(effects: Sequence[Effect], standing: Mapping[str, Sequence[Effect]]) -
     """
     for fault, others in standing.items():
         _check_takers(effects, fault, others)
+        _check_redirected(effects, fault, others)
         _check_inlets(effects, fault, others)
     for _ in _combined(effects, standing):
         pass
@@ -315,6 +317,31 @@ def _check_takers(effects: Sequence[Effect], fault: str, others: Sequence[Effect
                 )
 
 
+def _check_redirected(effects: Sequence[Effect], fault: str, others: Sequence[Effect]) -> None:
+    """A proxy has another port than the service: who chose packets by that one misses them now.
+
+    A fault that comes later knows of it: it asks for the port before the redirect, too.
+    """
+    redirected = [one for one, rule in _ruled(effects) if rule.target == "REDIRECT"]
+    chosen = [
+        (one, rule)
+        for one, rule in _ruled(others)
+        if rule.target not in _COUNTING and rule.target != "REDIRECT"
+    ]
+    if any(rule.original_ports for _, rule in chosen):
+        return
+    for one in redirected:
+        for two, _ in chosen:
+            ports = two.destination_ports if two.way == "in" else two.source_ports
+            same = any(net.overlaps(other) for net in one.networks for other in two.networks)
+            if one.way == "in" and same and ports & one.destination_ports:
+                raise Refused(
+                    f"{fault} chooses packets by a port that this fault would redirect,"
+                    " and would not see them any more",
+                    hint="start the two in the other order, or wait for its end",
+                )
+
+
 def _check_inlets(effects: Sequence[Effect], fault: str, others: Sequence[Effect]) -> None:
     for one in _caught(effects):
         if any(one.meets(two) for two in _caught(others)):
@@ -360,15 +387,17 @@ def _ruled(effects: Sequence[Effect]) -> Iterator[tuple[Traffic, Rule]]:
 
 
 def _traffic(chain: Chain, rule: Rule, networks: tuple[Network, ...], *, steady: bool) -> Traffic:
-    some = bool(rule.every or rule.probability or rule.text or rule.per_day or rule.syn)
+    some = bool(rule.every or rule.probability or rule.text or rule.per_day or rule.syn or rule.own)
+    to = rule.original_ports if rule.original_side == "dst" else rule.destination_ports
+    since = rule.original_ports if rule.original_side == "src" else rule.source_ports
     return Traffic(
         chain.family,
         "out" if rule.set_side == "dst" else "in",
         rule.out_device or rule.in_device,
         networks,
         frozenset({rule.protocol} - {""}),
-        _ports(rule.source_ports),
-        _ports(rule.destination_ports),
+        _ports(since),
+        _ports(to),
         rule.uid,
         rule.cgroup,
         exact=steady and not some,

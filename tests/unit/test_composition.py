@@ -161,6 +161,19 @@ def test_what_comes_in_is_shaped_by_one_fault_only() -> None:
     assert beside(first, "network.loss", percent="1%", direction="both"), "xtables makes that one"
 
 
+def test_who_chooses_by_a_port_comes_after_who_redirects_it() -> None:
+    """Before, its rules would go on matching the port that the proxy has not."""
+    first = compiled("network.loss", direction="in", local_ports="80")
+    with pytest.raises(Refused, match="chooses packets by a port that this fault would redirect"):
+        beside(first, "http.fault")
+    answers = compiled("network.latency", local_ports="80")
+    with pytest.raises(Refused, match="would redirect"):
+        beside(answers, "http.fault")
+    assert beside(compiled("http.fault"), "network.loss", direction="in", local_ports="80")
+    assert beside(compiled("network.loss", local_ports="443"), "http.fault")
+    assert beside(compiled("network.latency"), "http.fault"), "all ports are the proxy's, too"
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
