@@ -1,6 +1,6 @@
 # `make help` lists what there is. Everything runs on Debian 12, as root.
 .DEFAULT_GOAL := help
-.PHONY: help setup drill torture test test-unit test-controller test-services test-kernel test-vm \
+.PHONY: help setup drill torture test test-long test-unit test-controller test-services test-kernel test-vm \
 	check proto deb bench catalogue \
 	library matrix test-matrix sim abort-bound guard-bound fuzz clean chaos-network chaos-service chaos-database chaos-pms \
 	chaos-resource chaos-all chaos-resilience chaos-dry-run chaos-report
@@ -32,7 +32,10 @@ test-services: setup ## probes beside real services, private instances on loopba
 	@$(BIN)/pytest -q tests/services
 
 test-kernel: setup ## tests on this machine's kernel, in network namespaces
-	@$(BIN)/pytest -q --durations=5 tests/kernel
+	@$(BIN)/pytest -q --durations=5 -m "not long" tests/kernel
+
+test-long: setup ## all that the kernel tests take a sample of
+	@$(BIN)/pytest -q --durations=5 -m long tests/kernel
 
 test-vm: setup ## tests on VMs, two fleets of them
 	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 tests/vm

@@ -57,7 +57,7 @@ IFA_F_NODAD = 0x02
 NUD_PERMANENT = 0x80
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
-_GUEST_SECONDS = 600  # on a machine that has other things to do as well
+_GUEST_SECONDS = 1200  # on a machine that has other things to do as well
 _NOT_IN_MATRIX = (uml.PROGRAM, "psql", "redis-server", "memcached")
 _TOOLS = {
     "ip": "iproute2",
@@ -80,6 +80,7 @@ _TOOLS = {
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "guest: runs inside a User-Mode Linux kernel")
+    config.addinivalue_line("markers", "long: not in `make test`, but in `make test-long`")
     if IN_GUEST:
         config.pluginmanager.register(_Messenger(config))
 

@@ -76,7 +76,7 @@ def test_every_rule_means_what_it_says(host: Host, sh: Callable[..., str], famil
     six = family == 6
     name = f"chs-0000000a-{family}"
     net = "fd00::/8" if six else "10.0.0.0/8"
-    mark = "-j MARK --set-xmark 0x3000000/0xf000000"
+    mark = "-j MARK --set-xmark 0x3000000/0x3000000"
     rules = (
         Rule("RETURN", protocol="udp", source_ports=("67", "68")),
         Rule("RETURN", protocol="tcp", source_ports=("1:3",), destination_ports=("22", "90:99")),

@@ -286,6 +286,8 @@ def slowed(docker: Docker, path: str, family: int) -> bool:
 
 XTABLES = pytest.mark.parametrize("firewall", ["xtables"])
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
+# A sample of the long table is in `make test`; `make test-long` has all of it.
+SAMPLED = pytest.mark.parametrize("family", [4, pytest.param(6, marks=pytest.mark.long)])
 
 
 @dataclass(frozen=True)
@@ -366,7 +368,7 @@ def gone(node: Any, fault: str) -> None:
     assert (node.status(fault).clean, node.status(fault).detail) == (True, "")
 
 
-@FAMILIES
+@SAMPLED
 @pytest.mark.parametrize(("row", "firewall"), CASES)
 def test_what_is_forwarded_is_hit_like_the_nodes_own(
     node: Any, net: Any, docker: Docker, row: Row, firewall: str, family: int
@@ -380,6 +382,7 @@ def test_what_is_forwarded_is_hit_like_the_nodes_own(
         gone(node, fault)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("row", "firewall"), CASES)
 def test_with_scope_host_only_the_nodes_own_is_hit(
     node: Any, net: Any, docker: Docker, row: Row, firewall: str
@@ -396,6 +399,15 @@ def test_with_scope_host_only_the_nodes_own_is_hit(
             node.grant("r-1")
             assert row.is_hit(docker, path, 4) == hit, path
         gone(node, fault)
+
+
+@pytest.mark.parametrize("firewall", ["xtables", "nft"])
+def test_scope_host_leaves_containers_alone(
+    node: Any, net: Any, docker: Docker, firewall: str
+) -> None:
+    test_with_scope_host_only_the_nodes_own_is_hit(
+        node, net, docker, ROWS["partition in"], firewall
+    )
 
 
 # ── what workers do ───────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from chaos_core.messages import Revert
 
 guest = pytest.mark.guest  # the detour needs fw and dummy
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
+SAMPLED = pytest.mark.parametrize("family", [4, pytest.param(6, marks=pytest.mark.long)])
 AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 FIRST = {4: "10.9.0.2", 6: "fd09::2"}
 SECOND = {4: "10.8.0.2", 6: "fd08::2"}
@@ -238,7 +239,7 @@ def _layered(uplinks: Uplinks, layers: str) -> str:
 
 
 @guest
-@FAMILIES
+@SAMPLED
 @pytest.mark.parametrize("layers", ["vlan", "bond", "bridge", "bond vlan", "bridge vlan"])
 def test_what_leaves_by_a_layered_device_is_hit_on_both_ways(
     node: Any, net: Any, uplinks: Uplinks, wait_for: Callable[..., None], family: int, layers: str
@@ -265,7 +266,7 @@ def test_what_leaves_by_a_layered_device_is_hit_on_both_ways(
 
 
 @guest
-@FAMILIES
+@SAMPLED
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize(
     ("change", "says"),

@@ -73,7 +73,7 @@ class ChainOps:
             hit = max(0, counters.met(effect, "EXPOSED") - counters.met(effect, "MARK"))
         elif "EXPOSED" in targets and (struck_at := targets & set(_STRIKING)):
             hit = max(struck, counters.met(effect, "EXPOSED"))
-            note = f"{struck} of them {_STRIKING[min(struck_at)]}"
+            note = f"{struck} of them {_STRIKING[min(struck_at)]}" if hit else ""
         opening = effect.table == "nat" or all(
             rule.syn for rule in effect.rules if rule.target == "SEEN"
         )
