@@ -618,7 +618,7 @@ def listing(net: Net) -> Callable[[], list[str]]:  # noqa: ARG001
     """What the tools list of this namespace, less what is ours while a fault is in force."""
     # A table that nobody has opened is not listed; one that we have opened stays, empty.
     for open_table in (iptc().Table, iptc().Table6):
-        for name in ("mangle", "filter", "security", *(() if IN_UML else ("raw", "nat"))):
+        for name in ("mangle", "filter", "security", "nat", *(() if IN_UML else ("raw",))):
             table = open_table(name, autocommit=False)
             table.refresh()
             table.close()

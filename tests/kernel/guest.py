@@ -22,7 +22,7 @@ _PRELOADED = (
     " xt_NFQUEUE nfnetlink_queue iptable_security ip6table_security"
     " cls_basic em_ipset ip_set_hash_netport"
     " iptable_nat ip6table_nat xt_nat xt_MASQUERADE xt_conntrack xt_addrtype"
-    " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge vrf"
+    " sch_tbf sch_prio sch_fq_codel cls_flower cls_matchall xt_connmark 8021q bridge vrf bonding"
 )
 _FINIT_MODULE = 313  # x86-64
 _POWER_OFF = 0x4321FEDC

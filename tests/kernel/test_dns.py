@@ -87,11 +87,11 @@ class Resolvers:
 class Asker:
     """One socket of a program that looks names up, connected to a resolver."""
 
-    def __init__(self, resolver: str, *, tcp: bool = False) -> None:
+    def __init__(self, resolver: str, *, tcp: bool = False, patience: float = 3) -> None:
         family = AF[6] if ":" in resolver else AF[4]
         self._tcp = tcp
         self._socket = socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
-        self._socket.settimeout(3)
+        self._socket.settimeout(patience)
         self._socket.connect((resolver, 53))
 
     def __call__(self, name: str, kind: str = "A") -> list[str]:
@@ -114,8 +114,10 @@ class Asker:
         self._socket.close()
 
 
-def ask(resolver: str, name: str, kind: str = "A", *, tcp: bool = False) -> list[str]:
-    with closing(Asker(resolver, tcp=tcp)) as asker:
+def ask(
+    resolver: str, name: str, kind: str = "A", *, tcp: bool = False, patience: float = 3
+) -> list[str]:
+    with closing(Asker(resolver, tcp=tcp, patience=patience)) as asker:
         return asker(name, kind)
 
 

@@ -148,12 +148,13 @@ def test_what_makes_the_detour_is_counted_at_the_filter(
 
 
 @pytest.mark.guest
-@pytest.mark.parametrize("direction", ["out", "in"])
-def test_a_detour_on_another_interface_hits_nothing(
-    node: Any, net: Any, elsewhere: str, direction: str
-) -> None:
+def test_a_detour_on_another_interface_hits_nothing(node: Any, net: Any, elsewhere: str) -> None:
+    """Outwards it is refused; what comes in may take another way than what goes out."""
+    out = node.apply("network.latency", peers=PEER, delay="5ms", interface=elsewhere)
+    assert node.status(out).state == "refused"
+    assert "has no way to" in node.status(out).detail
     fault = node.apply(
-        "network.latency", peers=PEER, delay="5ms", direction=direction, interface=elsewhere
+        "network.latency", peers=PEER, delay="5ms", direction="in", interface=elsewhere
     )
     assert len(net.ping(PEER, 12)) == 12
     assert hits(node, fault) == Hits(count=0, unit="packets", seen=12)
@@ -283,7 +284,11 @@ def test_a_holder_tells_what_it_has_taken(node: Any) -> None:
 
 @pytest.fixture
 def hog() -> Iterator[Callable[[], Path]]:
-    """Starts a process that takes all the CPU that its group, of a heavy weight, can get."""
+    """Starts a process that takes all the CPU that its group, of a heavy weight, can get.
+
+    This process goes before it, as the keeper's unit does by its own weight.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, -20)
     (limits.ROOT / "cgroup.subtree_control").write_text("+cpu +memory +pids")
     group = limits.ROOT / "hog"
     group.mkdir()
@@ -303,6 +308,7 @@ def hog() -> Iterator[Callable[[], Path]]:
     for process in started:
         process.kill()
         process.wait()
+    os.setpriority(os.PRIO_PROCESS, 0, 0)
     group.rmdir()
 
 
@@ -312,9 +318,11 @@ def test_a_burner_beside_a_heavier_group_says_what_it_got(
 ) -> None:
     fault = node.apply("cpu.stress", percent="50%")
     node.await_in_force(fault)
+    node.grant("r-1")
     hog()
     deadline = time.monotonic() + 20
     while not (note := hits(node, fault).note):
+        node.grant("r-1")
         assert node.status(fault).state == "in_force", node.status(fault)
         assert time.monotonic() < deadline, node.status(fault)
         time.sleep(0.3)

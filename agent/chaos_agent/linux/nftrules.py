@@ -233,6 +233,8 @@ def _hook(chain: Chain) -> dict[str, Any]:
 
 
 def _expressions(chain: Chain) -> list[list[Command]]:
+    if any(rule.target == "NFQUEUE" for rule in chain.rules):
+        raise Unsupported("packets are not queued to a process by nftables here")
     return [[*_matches(rule, chain.family), *_verdict(rule, chain.family)] for rule in chain.rules]
 
 
@@ -247,8 +249,6 @@ _KNOWN = frozenset(
 
 
 def _matches(rule: Rule, family: Family) -> Iterator[Command]:
-    if rule.target == "NFQUEUE":
-        raise Unsupported("packets are not queued to a process by nftables here")
     for part in dataclasses.fields(rule):
         if part.name not in _KNOWN and getattr(rule, part.name) != part.default:
             raise Unsupported(f"{part.name.replace('_', ' ')} cannot be matched by nftables here")
