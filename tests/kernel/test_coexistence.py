@@ -231,15 +231,19 @@ def counted(thing: Thing, sh: Callable[..., str]) -> int:
     return sum(map(int, found))
 
 
-# What runs on this machine's kernel too is sampled in the guest; `make test-long` has all of it.
-SAMPLE = ("htb", "their marks", "early accepts")
+# One of each sort is tried in `make test`; `make test-long` has all of them.
+SAMPLE = (
+    *("htb by mark", "prio with u32 and flower", "an empty clsact", "early accepts"),
+    *("a filter behind ours that redirects", "a filter before ours that goes on"),
+    *("a filter at ingress", "links and sets named like ours", "a mark over ours"),
+    *("connection marks that keep ours", "routing by mark"),
+)
 
 
 def _marks(name: str, place: str) -> list[pytest.MarkDecorator]:
     if place != "guest":
         return []
-    sampled = len(THINGS[name].where) == 1 or name in SAMPLE
-    return [pytest.mark.guest, *([] if sampled else [pytest.mark.long])]
+    return [pytest.mark.guest, *([] if name in SAMPLE else [pytest.mark.long])]
 
 
 CASES = [
