@@ -25,8 +25,8 @@ probes:
 params: {url: "http://127.0.0.1:1/", delay: 20ms}
 environments: {staging: {}}
 environment: staging
-baseline: 400ms
-steady_state: ["shop.p50 < 100ms over 300ms", "shop.error_rate < 50% over 300ms"]
+baseline: 1s
+steady_state: ["shop.p50 < 100ms over 800ms", "shop.error_rate < 50% over 800ms"]
 during: ["shop.error_rate < 50%"]
 abort_when: ["shop.error_rate > 60% over 400ms"]
 recovery: {within: 3s, stable: 300ms}

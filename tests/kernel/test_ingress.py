@@ -172,7 +172,7 @@ def test_a_controller_among_the_peers_is_never_late(host: Host, net: Any, family
 
 
 def test_neighbour_discovery_is_never_late(host: Host, net: Any, sh: Callable[..., str]) -> None:
-    apply(host, *effects("fd09::2,fe80::/10"))
+    apply(host, *effects("fd09::2,fe80::/10", interface="v0"))
     sh("ip", "-6", "neigh", "del", net.peer[6], "dev", "v0")
     first = net.ping(net.peer[6], count=1)
     assert first
