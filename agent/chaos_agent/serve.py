@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from chaos_agent import config as configuration
 from chaos_core.log import Log
+
+_EXAMPLE = {"peers": "192.0.2.1", "delay": "1ms"}  # RFC 5737
 
 
 def keeper(path: Path) -> None:
@@ -20,6 +23,8 @@ def keeper(path: Path) -> None:
     from chaos_agent.privilege import need_root, sole_keeper
     from chaos_agent.recover import recover
     from chaos_agent.supervisor import Supervisor
+    from chaos_core.errors import ChaosError
+    from chaos_core.faults import parse
 
     need_root()
     config = configuration.load(path)
@@ -31,9 +36,11 @@ def keeper(path: Path) -> None:
         engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
         supervisor = Supervisor(config, engine, log, memory_total())
         supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
-        # These two load all that a fault will need: a lease must not wait for an import.
+        # These load all that a fault will need: a lease must not wait for an import.
         effects.load()
         found = examine_host(host, config.hooks, config.services)
+        with suppress(ChaosError):
+            node_view(config, host, parse("network.latency", _EXAMPLE))
         for problem in found["problems"]:
             log.warning("a kind of fault is not offered", why=problem)
         Keeper(

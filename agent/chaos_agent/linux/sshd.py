@@ -147,7 +147,7 @@ def _by_units(systemd: Systemd, listening: list[_Tcp]) -> Iterator[SshPort]:
 
     When it does not answer, that may be each of its own listeners.
     """
-    if not RUNNING.is_dir():
+    if not RUNNING.is_dir() or not _may_be_of_pid_1(listening):
         return
     try:
         for unit in systemd.at_work(SSH_SOCKETS):
@@ -157,6 +157,12 @@ def _by_units(systemd: Systemd, listening: list[_Tcp]) -> Iterator[SshPort]:
         for one in listening:
             if group and one.group == group:
                 yield SshPort(one.port, "systemd, which does not say for whom it listens")
+
+
+def _may_be_of_pid_1(listening: list[_Tcp]) -> bool:
+    """Whether systemd itself may hold one of them: asking it takes as long as all the rest."""
+    groups = {unified_id(_PID_1), unified_id("/"), 0}
+    return any(one.uid == 0 and one.group in groups for one in listening)
 
 
 def _sessions(servers: dict[int, _Server], taken: Collection[int]) -> Iterator[SshPort]:
