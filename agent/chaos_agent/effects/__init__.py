@@ -65,7 +65,7 @@ class Pulsing(Protocol):
 
 @runtime_checkable
 class Counting(Protocol):
-    """What effects have beside of which the kernel counts how much they hit."""
+    """An optional ability: the kernel counts how much the effect hits."""
 
     def count(self, host: Host, effect: Any, counters: Counters) -> Hits | None:
         """How much so far, by ``counters`` or what else the kernel says; None: not counted."""
@@ -73,7 +73,7 @@ class Counting(Protocol):
 
 @runtime_checkable
 class Eventful(Protocol):
-    """What effects have beside whose hits are events of something of the user's."""
+    """An optional ability: hits are events that the kernel counts for a group of the user's."""
 
     def events(self, host: Host, effect: Any) -> Hits | None:
         """How often it has ever happened, also before; None: not counted."""

@@ -17,7 +17,7 @@ from chaos_core.effects import Chain, Effect, IngressPipe, Pipe
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Packets by rule of each chain, in order; and the filters of ours of each device."""
+    """Packets that each rule of a chain has met, in order; and the agent's filters by device."""
 
     chains: dict[Chain, tuple[int, ...]] = field(default_factory=dict)
     redirects: dict[str, tuple[Redirect, ...]] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Counters:
         return sum(count for rule, count in pairs if rule.target in targets)
 
     def marked(self, pipe: Pipe) -> tuple[Redirect, ...]:
-        """The filters for packets with the pipe's mark, alone or beside those of other faults."""
+        """The filters for packets with the pipe's mark, also with other faults' marks."""
         found = self.redirects.get(pipe.device, ())
         return _once(
             one for one in found if one.parent == EGRESS and one.mark & pipe.mark == pipe.mark

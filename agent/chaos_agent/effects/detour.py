@@ -3,7 +3,7 @@
 On their way out, something may stand between the chain that marks a packet and the filter
 that redirects it which nothing here can read: an nftables rule that rewrites the mark, a BPF
 program that is asked before any filter. On their way in, something may take packets before
-our filter does. Then everything of ours is in place and nothing happens to the traffic. It
+our filter does. Then the fault is configured and nothing happens to the traffic. It
 shows in the counters: packets are marked, or arrive, and none is redirected.
 
 It must not take silence for loss: without traffic, or while the link address of a next hop of
