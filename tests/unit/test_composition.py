@@ -219,6 +219,8 @@ def test_each_combination_of_three_has_a_pipe_that_the_last_one_brings() -> None
     assert [len(pipes) for pipes in by_fault] == [1, 2, 4]
     a, b, c = 1 << 24, 1 << 25, 1 << 26
     assert set(by_fault[2]) == {c, a | c, b | c, a | b | c}
+    prefs = [pipe.pref for pipes in by_fault for pipe in pipes.values()]
+    assert len(set(prefs)) == len(prefs), "each filter has a place of its own"
     whole = by_fault[2][a | b | c].netem
     assert whole is not None
     assert (whole.delay, whole.loss, whole.corrupt) == (50_000, 100_000, 100_000)
@@ -242,6 +244,34 @@ _NETEMS = st.builds(
 _SHAPES = st.builds(
     Shape, st.one_of(st.none(), _NETEMS), st.sampled_from([None, None, Tbf(9, 9, 9)])
 )
+
+
+def test_two_jitters_are_refused_and_one_is_kept_beside_a_delay() -> None:
+    wavy = Netem(delay=20_000, jitter=5_000, correlation=250_000, distribution="normal")
+    with pytest.raises(ValueError, match="both have a jitter"):
+        combined(Shape(wavy), Shape(wavy))
+    both = combined(Shape(Netem(delay=30_000)), Shape(wavy)).netem
+    assert both is not None
+    assert (both.delay, both.jitter, both.correlation) == (50_000, 5_000, 250_000)
+    assert both.distribution == "normal"
+
+
+def test_single_losses_come_on_top_of_bursts_in_either_state() -> None:
+    bursts = GilbertElliott(10_000, 500_000, 900_000, 0)
+    both = combined(Shape(Netem(bursts=bursts)), Shape(Netem(loss=100_000))).netem
+    assert both is not None
+    assert both.loss == 0
+    assert both.bursts == GilbertElliott(10_000, 500_000, 910_000, 100_000)
+
+
+def test_what_loses_everything_takes_no_share_of_a_bandwidth() -> None:
+    """So it composes with a rate of which it takes only some packets."""
+    everything = Shape(Netem(loss=1_000_000))
+    assert everything.swallows
+    assert combined(everything, Shape(Netem(delay=1))) == Shape()
+    after = beside(compiled("network.rate", peers="10.0.0.0/24"), "network.loss",
+                   peers="10.0.0.2", percent="100%")  # fmt: skip
+    assert [e.netem for e in after if isinstance(e, Pipe) and e.combines] == [None]
 
 
 @given(_SHAPES, _SHAPES)
