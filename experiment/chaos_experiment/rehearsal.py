@@ -25,8 +25,11 @@ from chaos_experiment.targets import Target
 
 FAULT_ID: Final = "00000000"
 SHARES: Final = ("latency", "loss", "cpu", "memory")
-# Stand in for names and for the other side of a topology: TEST-NET-1, RFC 5737.
+# Stand in for names and for the other side of a topology: TEST-NET-1 to 3, RFC 5737.
 EXAMPLE_PEER: Final = "192.0.2."
+_STAND_INS: Final = tuple(
+    f"{net}{last}" for net in (EXAMPLE_PEER, "198.51.100.", "203.0.113.") for last in range(1, 255)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,9 @@ def _with_addresses(fault: Fault, known: dict[str, str]) -> tuple[Fault, dict[st
         shape = {"topology": "", "groups": "", "peers": (f"{EXAMPLE_PEER}1/32",)}
         return fault.model_copy(update=shape), {"the other side": f"{EXAMPLE_PEER}1"}
     given = dict.fromkeys((*fault.named("peers"), *fault.named("exclude")))
-    names = {name: known.setdefault(name, f"{EXAMPLE_PEER}{len(known) + 1}") for name in given}
+    names = {
+        name: known.setdefault(name, _STAND_INS[len(known) % len(_STAND_INS)]) for name in given
+    }
     if not names:
         return fault, {}
     told = {

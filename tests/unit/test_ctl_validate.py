@@ -28,6 +28,15 @@ TWO_STEPS = (
 """
 )
 
+PLAIN = """\
+title: Faults that overlap
+hypothesis: Nobody notices.
+targets: {web: {names: [n1]}}
+probes: {shop: {http: {url: "http://10.77.0.11/"}}}
+steady_state: ["shop.error_rate < 1%"]
+timeline:
+"""
+
 
 @pytest.fixture(autouse=True)
 def looks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +193,35 @@ def test_sums_count_where_steps_overlap_on_a_target() -> None:
     assert "latency 10ms (with 50ms in force)" in sum_of("59s")[0]
     assert sum_of("60s") == []
     assert sum_of("0s", "other") == []
+
+
+def overlapping(peers: str, at: str = "10s") -> list[str]:
+    """What is refused of a bandwidth for role=db, and another one that comes later."""
+    lines = [
+        f"  - {{at: {when}, for: 30s, fault: network.rate, on: web,"
+        f" with: {{peers: [{whom}], rate: 1mbit}}}}\n"
+        for when, whom in (("0s", "role=db"), (at, peers))
+    ]
+    return refusals(PLAIN + "".join(lines), "lab")
+
+
+def test_overlapping_steps_that_do_not_compose_are_refused_by_the_name_of_the_first() -> None:
+    (why,) = overlapping("role=db")
+    assert why.startswith("step 2, network.rate: step 1 (network.rate) hits packets of this fault")
+    assert "both limit the bandwidth" in why
+    assert overlapping("role=web") == [], "other peers"
+    assert overlapping("role=db", at="30s") == [], "one after the other"
+    assert len(overlapping("role=web, role=db")) == 1, "a name stands for the same in each step"
+
+
+def test_names_by_the_hundred_have_addresses_to_stand_for_them() -> None:
+    many = [", ".join(f"node-{step}-{n}" for n in range(60)) for step in range(9)]
+    lines = "".join(
+        f"  - {{at: {step}m, for: 30s, fault: network.loss, on: web,"
+        f" with: {{peers: [{names}], percent: 1%}}}}\n"
+        for step, names in enumerate(many)
+    )
+    assert refusals(PLAIN + lines, "lab") == []
 
 
 def test_two_targets_that_name_the_same_node_are_one() -> None:

@@ -167,7 +167,7 @@ class Fib:
                 code = -struct.unpack_from("=i", data)[0]
                 return Found(_ERRORS.get(code, "none"))
             return self._route(data)
-        raise AssertionError("the kernel neither answered nor failed")
+        raise ChaosError("the kernel does not answer questions of routing")
 
     def _route(self, data: bytes) -> Found:
         *_, table, _, _, kind, flags = _RTMSG.unpack_from(data)
