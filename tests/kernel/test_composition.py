@@ -99,7 +99,7 @@ def measure(node: Any, net: Any) -> Seen:
     node.grant("r-1")
     there = net.at_peer(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     there.bind((net.peer[4], PORT))
-    there.settimeout(0.3)
+    there.settimeout(0.6)  # a busy machine stands still for a while
     here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     here.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK: a flipped bit arrives, too
     here.bind((net.near[4], 0))
@@ -193,12 +193,12 @@ def test_delay_and_loss_to_one_peer_at_once_whichever_ends_first(
 @guest
 def test_one_of_two_inside_a_larger_net(node: Any, net: Any) -> None:
     wide = applied(node, "network.partition", peers="10.9.0.0/29", direction="out")
-    applied(node, "network.latency", peers=net.bystander[4], delay="40ms")
+    applied(node, "network.latency", peers=net.bystander[4], delay="300ms")
     assert not answered(node, net, net.peer[4])
     assert not answered(node, net, net.bystander[4])
     node.supervisor.obey(Revert(fault=wide), now_us())
-    assert max(answered(node, net, net.peer[4])) < 40
-    assert min(answered(node, net, net.bystander[4])) >= 40
+    assert max(answered(node, net, net.peer[4])) < 300
+    assert min(answered(node, net, net.bystander[4])) >= 300
     node.supervisor.obey(Revert(), now_us())
     assert node.supervisor.quarantine == []
 
