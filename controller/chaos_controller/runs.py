@@ -49,7 +49,7 @@ class Live:
     timeline: Timeline
     boots: dict[str, str] = field(default_factory=dict)
     applied: dict[str, int] = field(default_factory=dict)
-    hitting: set[str] = field(default_factory=set)  # nodes that have told of their first hit
+    hitting: set[str] = field(default_factory=set)  # nodes that have reported their first hit
 
     def on(self, node: str) -> core.Node | None:
         """This run's share of a node."""
@@ -262,7 +262,7 @@ class Runs:
                         self._finish(live, verdict, reason, now)
 
     def _first_hit(self, live: Live, part: core.Node, status: pb.FaultStatus) -> None:
-        """Tell once that a fault meets traffic; how much it was is told at its end."""
+        """Report once that a fault hits traffic; its end says how much."""
         hits = from_wire(status)
         if part.phase is not core.NodePhase.IN_FORCE or part.name in live.hitting:
             return

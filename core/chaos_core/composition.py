@@ -122,8 +122,9 @@ class _Outlet:
 
 
 def check(effects: Sequence[Effect], standing: Mapping[str, Sequence[Effect]]) -> None:
-    """Raise Refused, naming the fault in the way, unless these act beside all that stands.
+    """Raise Refused unless these effects work together with every fault in force.
 
+    The error names the fault in the way.
     ``standing`` are the effects of faults in force, by what to call them.
     """
     for fault, others in standing.items():
@@ -180,14 +181,14 @@ def _combined(
 ) -> Iterator[tuple[_Outlet, int, Shape]]:
     """Each combination of a pipe with those of faults in force: its mark and shape."""
     for own in _outlets("", effects):
-        beside = [
+        overlapping = [
             other
             for fault, others in standing.items()
             for other in _outlets(fault, others)
             if own.meets(other)
         ]
-        for size in range(1, len(beside) + 1):
-            for group in combinations(beside, size):
+        for size in range(1, len(overlapping) + 1):
+            for group in combinations(overlapping, size):
                 if all(one.meets(two) for one, two in combinations(group, 2)):
                     mark = own.pipe.mark
                     for other in group:

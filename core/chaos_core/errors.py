@@ -103,7 +103,7 @@ class Fenced(Refused):
 
 
 class KernelRefused(Refused):
-    """The kernel was asked and said no: no right, no room, somebody else's in the place.
+    """The kernel was asked and said no: no right, no room, something else in the place.
 
     Not ``Unsupported``, which reverts pass over: what a kernel cannot have, it has none of.
     """

@@ -1,7 +1,7 @@
 """How much a fault has hit so far, by the kernel's own counters.
 
 A fault can be configured exactly as asked and still do nothing: on another interface than
-the traffic's, behind somebody's rule, beside a busier cgroup. So its status says what it
+the traffic's, behind another program's rule, next to a busier cgroup. So its status says what it
 hit. What is not counted for a kind of fault has no ``Hits`` at all, and never a zero.
 """
 
@@ -40,7 +40,7 @@ class Hits(BaseModel):
 
     ``seen`` is how much there was that it could have hit: traffic to or from the peers, by
     whatever interface. None: that is not counted. ``asked`` is how much it was to take by
-    now, of what is taken. ``note`` is one more fact for people.
+    now, for a fault that takes something. ``note`` is one more fact, for people.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

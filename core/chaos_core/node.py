@@ -89,7 +89,7 @@ class Asks:
     cgroups: tuple[str, ...] = ()  # paths of cgroup v2
     processes: ProcessQuery | None = None
     ssh: bool = False  # who is logged in
-    ssh_ports: bool = False  # where an SSH server listens, beside network.ssh_ports
+    ssh_ports: bool = False  # where SSH servers listen, in addition to network.ssh_ports
     directory: str = ""  # a path: its file system
     block_of: str = ""  # a path: the disk that holds it
     clock: bool = False

@@ -16,7 +16,7 @@ from chaos_core.errors import ChaosError, KernelRefused, Refused, Unsupported
     [
         (errno.EPERM, "CAP_NET_ADMIN"),
         (errno.EEXIST, "coexistence"),
-        (errno.EBUSY, "somebody else uses it"),
+        (errno.EBUSY, "another program uses it"),
         (errno.ENOSPC, "no room"),
         (errno.ENODEV, "interface is gone"),
         (errno.EOPNOTSUPP, "doctor"),

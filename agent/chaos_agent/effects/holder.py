@@ -137,7 +137,7 @@ def _shortfall(host: Host, effect: Holder, pid: int) -> str | None:
 
 
 def _taken(host: Host, effect: Holder, pid: int) -> Hits:
-    """What the process has taken by now, beside what it was to take."""
+    """What the process has taken by now, and what it was to take."""
     age = children.age_us(pid)
     match effect.work:
         case "burn":

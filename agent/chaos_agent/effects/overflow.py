@@ -5,7 +5,7 @@ as an overlimit of the redirect. What netem loses on purpose it reports as taken
 two are told apart also where loss was asked for; its own counter of drops has both in one.
 A token bucket drops what exceeds its rate, which is asked for, and is not looked at.
 
-What cannot be told: a copy that netem makes of a packet and has no room for is not counted,
+What this cannot see: a copy that netem makes of a packet and has no room for is not counted,
 and what the device's own qdisc drops after the detour is the device's business.
 """
 

@@ -151,7 +151,7 @@ def _redirects(
 
 
 def shape(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> None:
-    """Give a link of ours the qdiscs that were asked for, if any: a tbf stands behind a netem."""
+    """Give the pipe's link the qdiscs that were asked for, if any: a tbf goes behind a netem."""
     if effect.netem:
         tc.add_netem(link, effect.netem)
     if effect.tbf:
@@ -159,7 +159,7 @@ def shape(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> None:
 
 
 def qdisc_differs(tc: Tc, effect: Pipe | IngressPipe, link: Link) -> str | None:
-    """How the qdiscs of a link of ours differ from what was asked for; None when they do not."""
+    """How the qdiscs of the pipe's link differ from what was asked for; None when they do not."""
     wrong = None
     if effect.netem:
         wrong = _differs(link, "netem", in_ticks(effect.netem), tc.netem(link))

@@ -79,7 +79,7 @@ class Devices:
 
 
 def _taken(port: Port, hooks: Mapping[int, str], side: tcx.Side) -> str:
-    """What keeps filters of ours from that side of a device; empty when nothing is known to."""
+    """Why the agent cannot add a filter on that side of a device; empty when it can."""
     if hooks.get(port.index) == "ingress":
         return (
             f"the plain ingress qdisc on {port.name} is in the place of clsact, which the detour"

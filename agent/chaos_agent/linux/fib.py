@@ -62,7 +62,7 @@ _ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What rules look at beside the destination. ``iif`` and ``oif`` are ifindexes."""
+    """What rules look at besides the destination. ``iif`` and ``oif`` are ifindexes."""
 
     mark: int = 0
     source: str = ""

@@ -77,7 +77,7 @@ class Nft:
         if failed:
             line = problem.strip().split("\n")[0].rpartition("Error: ")[2]
             if any(gone in line for gone in _GONE):
-                raise Gone(f"nftables: {line}", hint="somebody else has removed it")
+                raise Gone(f"nftables: {line}", hint="another program has removed it")
             if code_of(line) in _NO_FAULT_OF_THE_KERNELS:
                 raise refusal("change nftables", code_of(line), line)
             raise Unsupported(f"nftables refuses: {line}", hint=module_hint())

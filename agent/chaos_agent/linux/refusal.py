@@ -15,17 +15,17 @@ _PERMISSION = (
 _HINTS = {
     errno.EPERM: _PERMISSION,
     errno.EACCES: _PERMISSION,
-    errno.EEXIST: "something of somebody else's is in that place; docs/coexistence.md says what"
+    errno.EEXIST: "something else is already in that place; docs/coexistence.md says what"
     " goes together",
-    errno.EBUSY: "somebody else uses it; try again, or see who does",
+    errno.EBUSY: "another program uses it; try again, or find out which",
     errno.ENOSPC: "the kernel has no room for more of these: end other faults, or raise its limit",
     errno.ENOMEM: "the kernel has no memory for it",
     errno.ENOBUFS: "the kernel has no memory for it",
     errno.ENODEV: "the interface is gone; `ip link` lists those that there are",
     errno.ENXIO: "the interface is gone; `ip link` lists those that there are",
     errno.ENETDOWN: "the interface is down",
-    errno.EAGAIN: "somebody else changed the same thing at the same moment; try again",
-    errno.EINTR: "somebody else changed the same thing at the same moment; try again",
+    errno.EAGAIN: "another program changed the same thing at the same time; try again",
+    errno.EINTR: "another program changed the same thing at the same time; try again",
 }
 _LACKING = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOSYS)
 

@@ -49,7 +49,7 @@ from chaos_core.errors import ChaosError, Unsupported
 
 _ETH_P_ALL = 3
 _ETH_P: dict[Family, int] = {4: 0x0800, 6: 0x86DD}
-_NETEM = 0x10000  # the handle of a netem of ours, whose one class is 1:1
+_NETEM = 0x10000  # the handle of our netem qdiscs; their one class is 1:1
 _ANY = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 _NUD_INCOMPLETE = 0x01
 _NUD_FAILED = 0x20
@@ -127,7 +127,7 @@ class Tc:
 
     @kernel_call
     def add_tbf(self, link: Link, tbf: Tbf, *, behind_netem: bool = False) -> None:
-        """Put a token bucket at the root of a link of ours, or behind the netem that is there.
+        """Put a token bucket at the root of one of our links, or behind its netem.
 
         Its handle is not netem's: the kernel does not replace one kind by another.
         """

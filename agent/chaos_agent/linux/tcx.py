@@ -58,7 +58,7 @@ def programs(index: int, side: Side) -> int | None:
 
 
 def obstacle(index: int, name: str, side: Side) -> str:
-    """Why a filter of ours may see no packets on that side of the device; empty if none is known.
+    """Why our filter may see no packets on that side of the device; empty if none is known.
 
     A program answers before tc is asked, and most that are met in the field answer for good.
     """

@@ -1,4 +1,4 @@
-"""Rules that only count: what a chain could have hit, beside what it does hit.
+"""Rules that only count what a chain could have hit.
 
 A fault on the wrong interface has rules that nothing meets, and so has one without any
 traffic. The first has done nothing, the second had nothing to do. So before the rules that
