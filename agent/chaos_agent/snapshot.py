@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chaos_agent.linux import children, clock, limits, processes
+from chaos_agent.linux import clock, limits, processes
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.tcvalues import read_redirect
-from chaos_agent.linux.xtables import TABLES
 from chaos_core.effects import (
     CHAIN_PREFIX,
     LINK_PREFIX,
@@ -108,7 +107,7 @@ def take(host: Host, scope: Scope) -> Snapshot:
         "nft": _nft(host, scope),
         "sets": _sets(host),
         "cgroups": _cgroups(host),
-        "processes": _processes(scope),
+        "processes": _processes(host, scope),
         "files": _files(),
         "units": _units(host, scope),
         "limits": _limits(scope),
@@ -206,11 +205,10 @@ class _Traffic:
         claimed |= {
             each.device for found in self._redirects.values() for each in found if each.claims
         }
-        for message in self._host.tc.dump_qdiscs():
+        named = {i for i, n in self._names.items() if n in self._scope.devices or is_ours(n)}
+        for message in self._host.tc.dump_qdiscs(named):
             index, kind = message["index"], message.get_attr("TCA_KIND")
-            name = self._names.get(index, "")
-            if not (name in self._scope.devices or is_ours(name)):
-                continue
+            name = self._names[index]
             empty = kind == "clsact" and not self._others_filters(index)
             if empty and index in claimed:
                 continue
@@ -251,11 +249,11 @@ class _Traffic:
 
 def _rules(host: Host, scope: Scope) -> Iterator[str]:
     for family in _FAMILIES:
-        for table in TABLES:
+        for table in host.xtables.tables(family):
             where = f"IPv{family} {table}"
             in_scope = table in scope.tables
-            policies = host.xtables.policies(family, table)
-            for chain, entries in host.xtables.chains(family, table).items():
+            policies, chains = host.xtables.read(family, table)
+            for chain, entries in chains.items():
                 ours = is_ours(chain)
                 tagged = [e.text for e in entries if ours or is_ours(e.target)]
                 yield from (f"{where} {chain} {text}" for text in tagged)
@@ -330,9 +328,9 @@ def _clock(scope: Scope) -> Iterator[str]:
             )
 
 
-def _processes(scope: Scope) -> Iterator[str]:
-    """Our holders; and of the user's those that went on before the fault and do not now."""
-    yield from (f"holder {name}" for name in children.find().values())
+def _processes(host: Host, scope: Scope) -> Iterator[str]:
+    """This keeper's holders; and of the user's those that went on before the fault and do not."""
+    yield from (f"holder {name}" for name in (*host.children.names(), *host.workers.names()))
     for pid, _ in processes.stopped(scope.victims):
         yield f"{pid} is stopped ({_HELD})"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chaos_agent.linux import fib
+from chaos_agent.linux import netlink
 from chaos_agent.linux.host import Host
 from chaos_core.errors import Unsupported
 from chaos_core.node import Way
@@ -174,7 +174,7 @@ def test_a_socket_that_is_bound_to_an_interface_has_its_own_way(
 def test_more_routes_than_can_be_gone_through_are_refused(
     host: Host, net: Any, monkeypatch: pytest.MonkeyPatch, sh: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(fib, "MAX_ROUTES", 10)
+    monkeypatch.setattr(netlink, "MAX_MESSAGES", 10)
     for number in range(20):
         sh("ip", "route", "add", f"10.40.{number}.0/24", "via", net.peer[4])
     with pytest.raises(Unsupported, match=r"more than 10 .*\n.*single addresses"):

@@ -68,15 +68,14 @@ class HolderOps:
         with suppress(Unsupported):  # no cgroups at all: then none of ours
             host.cgroups.destroy(effect.name)
         host.children.reap(effect.name)
-        for pid, name in children.find().items():  # one that never got into its cgroup
-            if name == effect.name:
-                children.kill(pid)
+        for pid in host.children.pids(effect.name):  # one that never got into its cgroup
+            children.kill(pid)
 
     def absent(self, host: Host, effect: Holder) -> str | None:
         with suppress(Unsupported):
             if effect.name in host.cgroups.names():
                 return f"cgroup {effect.name} is still there"
-        pids = children.named(effect.name)
+        pids = host.children.pids(effect.name)
         return f"holder {effect.name} still runs as {pids}" if pids else None
 
     def count(self, host: Host, effect: Holder, counters: Counters) -> Hits | None:  # noqa: ARG002

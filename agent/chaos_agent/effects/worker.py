@@ -25,7 +25,7 @@ class WorkerOps:
             pid, missing = host.workers.look(effect.name)
         except Unsupported as error:
             raise NotInForce(error.what) from None
-        if not pid and any(map(children.stopped, children.named(effect.name))):
+        if not pid and any(map(children.stopped, host.workers.pids(effect.name))):
             raise NotInForce(f"worker {effect.name} was stopped while it started")
         if pid and children.stopped(pid):
             missing = "it is stopped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -14,6 +15,17 @@ def unified_id(path: str) -> int:
         return (root / path.lstrip("/")).stat().st_ino
     except OSError:
         return 0
+
+
+def members(path: str) -> list[int]:
+    """The processes in the group at that path, as systemd keeps its groups. None without it."""
+    mounted = mounts()
+    found: list[int] = []
+    for hierarchy in ("unified", "name=systemd"):
+        if root := mounted.get(hierarchy):
+            with suppress(OSError):  # no such group, or not any more
+                found += map(int, (root / path / "cgroup.procs").read_text().split())
+    return sorted(set(found))
 
 
 def mounts() -> dict[str, Path]:

@@ -45,6 +45,7 @@ class Children:
 
         (Were it put there by us, the cap would make the interpreter's start slow.)
         """
+        self.names()
         arguments = [name, deadline_us, expires_us, os.getpid(), *cgroups, "--", *work]
         self._running[name] = subprocess.Popen(
             [sys.executable, "-I", "-S", PROGRAM, *map(str, arguments)],
@@ -54,6 +55,13 @@ class Children:
             env={},
             cwd="/",
         )
+
+    def names(self) -> list[str]:
+        """The holders of ours that are alive. One that has ended is forgotten here."""
+        ended = [name for name, child in self._running.items() if child.poll() is not None]
+        for name in ended:
+            del self._running[name]
+        return sorted(self._running)
 
     def running(self, name: str) -> int | None:
         """The pid of a holder of ours that is alive, else None."""
@@ -94,7 +102,13 @@ class Children:
                 f"holder process {child.pid} does not die",
                 hint="it hangs in the kernel (state D); a reboot ends it",
             ) from None
-        del self._running[name]
+
+    def pids(self, name: str) -> list[int]:
+        """The processes of that name. Only those of another keeper's must be looked for."""
+        if name not in self._running:
+            return named(name)
+        pid = self.running(name)
+        return [] if pid is None else [pid]
 
     def close(self) -> None:
         for name in list(self._running):
@@ -103,9 +117,11 @@ class Children:
 
 
 def find() -> dict[int, str]:
-    """Holders and workers on this host as pid → name, whoever started them, by command line."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return {pid: name for pid in pids if (name := holder_name(pid))}
+    """Holders and workers on this host as pid → name, whoever started them, by command line.
+
+    Looks at every process of the host: not for what a keeper does while a fault is in force.
+    """
+    return {pid: name for pid in processes.pids() if (name := holder_name(pid))}
 
 
 def named(name: str) -> list[int]:

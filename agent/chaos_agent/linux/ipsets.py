@@ -7,8 +7,10 @@ entry lives on for what was left of its few seconds, unless the keeper is quicke
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
+import struct
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +19,12 @@ from typing import Any
 import tenacity
 from pyroute2 import IPSet
 from pyroute2.ipset import AlreadyExists, NoSuchObject, PortEntry
+from pyroute2.netlink import NETLINK_NETFILTER
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.nfnetlink.ipset import ipset_msg
 
 from chaos_agent.linux.distribution import module_hint
-from chaos_agent.linux.netlink import kernel_call
+from chaos_agent.linux.netlink import Connection, decoded, kernel_call, packed
 from chaos_core.effects import Family, is_ours
 from chaos_core.errors import ChaosError, Unsupported
 
@@ -28,6 +32,11 @@ SET_TYPE = "hash:net"
 _AF: dict[Family, socket.AddressFamily] = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ADDRESS = ("IPSET_ATTR_IPADDR_IPV4", "IPSET_ATTR_IPADDR_IPV6")
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmpv6": 58}
+# linux/netfilter/ipset/ip_set.h: the oldest version of the protocol is the one all kernels speak.
+_LIST = 6 << 8 | 7  # NFNL_SUBSYS_IPSET, IPSET_CMD_LIST
+_PROTOCOL = (1, b"\x06")
+_SETNAME, _FLAGS = 2, 6
+_HEADERS_ONLY = (_FLAGS | 0x4000, struct.pack("!I", 1 << 2))  # IPSET_FLAG_LIST_HEADER
 _ERR_BUSY = 4100  # IPSET_ERR_BUSY: something refers to the set
 _ERR_FIND_TYPE = 4098  # IPSET_ERR_FIND_TYPE: the kernel knows no such set type
 
@@ -43,7 +52,10 @@ class SetHead:
 
 
 class IpSets:
-    """One nfnetlink socket for ipset. Not thread-safe. Raises Unsupported without ipset."""
+    """Two nfnetlink sockets for ipset: what changes anything goes by pyroute2's. Not thread-safe.
+
+    Raises Unsupported without ipset.
+    """
 
     kind = SET_TYPE
 
@@ -56,7 +68,10 @@ class IpSets:
                 hint=f"ip_set and ip_set_hash_net: {module_hint()}",
             ) from None
 
+        self._netlink = Connection(NETLINK_NETFILTER)
+
     def close(self) -> None:
+        self._netlink.close()
         self._ipset.close()
 
     @kernel_call
@@ -130,11 +145,13 @@ class IpSets:
     @kernel_call
     def head(self, name: str) -> SetHead | None:
         """The set called ``name``, or None. Raises nothing for one that does not exist."""
-        return next((head for head in self.heads() if head.name == name), None)
+        return next(filter(None, map(_head, self._list(name, headers=True))), None)
 
     @kernel_call
     def heads(self) -> list[SetHead]:
-        return list({head.name: head for head in map(_head, self._list()) if head}.values())
+        return list(
+            {head.name: head for head in map(_head, self._list(headers=True)) if head}.values()
+        )
 
     @kernel_call
     def entries(self, name: str) -> dict[str, int]:
@@ -168,11 +185,22 @@ class IpSets:
                 found.extend(adt.get_attrs("IPSET_ATTR_DATA"))
         return found
 
-    def _list(self, name: str | None = None) -> list[Any]:
+    def _list(self, name: str = "", *, headers: bool = False) -> list[Any]:
+        """The set of that name, or all; only their headers, or their entries as well."""
+        asked = [_PROTOCOL]
+        if name:
+            asked.append((_SETNAME, name.encode() + b"\0"))
+        if headers:
+            asked.append(_HEADERS_ONLY)
         try:
-            return list(self._ipset.list(name) if name else self._ipset.list())
-        except NoSuchObject:
-            return []
+            found = self._netlink.dump(
+                _LIST, struct.pack("=BBH", socket.AF_INET, 0, 0) + packed(asked)
+            )
+        except NetlinkError as error:
+            if error.code == errno.ENOENT:
+                return []
+            raise
+        return decoded(ipset_msg, found)
 
 
 def _busy(error: BaseException) -> bool:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
+import sys
 from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_core.errors import Unsupported
 
 _TABLES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 _ESTABLISHED = "01"  # tcp_states.h
-_LISTEN = 10
+_CONNECTED, _LISTEN = 1, 10
+# linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h: struct inet_diag_req_v2 and inet_diag_msg
+_SOCK_DIAG, _BY_FAMILY = 4, 20
+_ASKED = struct.Struct("=BBBxI48x")
+_PORT_AT, _OWNER_AT, _ATTRIBUTES_AT = 4, 64, 72
+_BYTECODE, _CGROUP_ID = 1, 21
+_D_COND, _ANY_PORT = 8, -1
 
 
 def connections_to(ports: Collection[int]) -> Iterator[tuple[str, str]]:
@@ -29,18 +39,58 @@ def listeners(port: int) -> frozenset[int]:
     The kernel's own list of sockets tells it to everybody; whose descriptors they are takes
     the right to trace their processes. Raises Unsupported where there is no such list.
     """
-    from pyroute2 import DiagSocket, NetlinkError  # imported when first needed, for its size
-
-    found = set()
     try:
-        with DiagSocket() as diag:
+        found = {one.group for one in listening() if one.port == port}
+    except Unsupported as error:
+        raise Unsupported(f"who listens at a port cannot be told: {error.what}") from None
+    return frozenset(found - {0})
+
+
+@dataclass(frozen=True, slots=True)
+class Tcp:
+    """A TCP socket here. ``group`` is the cgroup of v2 that it was made in, 0 if unknown."""
+
+    port: int
+    uid: int
+    inode: int
+    group: int
+
+
+def listening() -> list[Tcp]:
+    """Those that listen. Raises Unsupported when this kernel does not list sockets."""
+    return _sockets(_LISTEN)
+
+
+def connected(host: str) -> list[Tcp]:
+    """Those of open connections to ``host`` (mapped, too). Raises Unsupported likewise."""
+    packed = ipaddress.ip_address(host).packed
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    bits = len(packed) * 8
+    condition = struct.pack("=BBxxi", family, bits, _ANY_PORT) + packed
+    length = 4 + len(condition)
+    return _sockets(_CONNECTED, struct.pack("=BBH", _D_COND, length, length + 4) + condition)
+
+
+def _sockets(state: int, condition: bytes = b"") -> list[Tcp]:
+    """TCP sockets in a state, of both families, by the kernel's filter ``condition``."""
+    # Imported when first needed, for its size.
+    from chaos_agent.linux.netlink import Connection, NetlinkError, attributes, packed
+
+    found = []
+    asked = packed([(_BYTECODE, condition)]) if condition else b""
+    try:
+        with closing(Connection(_SOCK_DIAG)) as connection:
             for family in (socket.AF_INET, socket.AF_INET6):
-                for one in diag.get_sock_stats(family=family, states=1 << _LISTEN, extensions=0):
-                    if one["idiag_sport"] == port:
-                        found.add(one.get_attr("INET_DIAG_CGROUP_ID"))
+                head = _ASKED.pack(family, socket.IPPROTO_TCP, 0, 1 << state)
+                for message in connection.dump(_BY_FAMILY, head + asked):
+                    data = message[Connection.HEADER :]
+                    (port,) = struct.unpack_from("!H", data, _PORT_AT)
+                    uid, inode = struct.unpack_from("=II", data, _OWNER_AT)
+                    group = attributes(data, _ATTRIBUTES_AT).get(_CGROUP_ID, b"")
+                    found.append(Tcp(port, uid, inode, int.from_bytes(group, sys.byteorder)))
     except (NetlinkError, OSError) as error:
-        raise Unsupported(f"who listens at a port cannot be told: inet_diag: {error}") from None
-    return frozenset(found - {None})
+        raise Unsupported(f"sockets cannot be listed ({error})", hint="modprobe tcp_diag") from None
+    return found
 
 
 def address(text: str) -> str:

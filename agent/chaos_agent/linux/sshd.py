@@ -17,16 +17,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import socket
-import struct
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from chaos_agent.linux import processes, sockets
 from chaos_agent.linux.cgroupfs import unified_id
-from chaos_agent.linux.sockets import address
+from chaos_agent.linux.sockets import Tcp, address
 from chaos_agent.linux.systemd import RUNNING, Systemd
 from chaos_core.errors import Unsupported
 from chaos_core.essential import SSH_SERVERS, SSH_SOCKETS
@@ -35,10 +33,8 @@ _PROC = Path("/proc")
 _TABLES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 _LOGINS = Path("/run/systemd/sessions")
 _PID_1 = "/init.scope"
-_ESTABLISHED, _LISTEN = 1, 10  # tcp_states.h
+_ESTABLISHED = 1  # tcp_states.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-_D_COND = 8  # INET_DIAG_BC_D_COND, linux/inet_diag.h
-_ANY_PORT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +59,12 @@ class _Server:
         return f"{self.name}, process {self.pid}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Tcp:
-    """A TCP socket here. ``group`` is the cgroup of v2 that it was made in, 0 if unknown."""
-
-    port: int
-    uid: int
-    inode: int
-    group: int
-
-
 def find(systemd: Systemd) -> tuple[SshPort, ...]:
     """Every such port of this network namespace once, by number.
 
     Raises Unsupported when this kernel does not list sockets.
     """
-    listening = list(_listening())
+    listening = sockets.listening()
     servers = {one.pid: one for one in _servers()}
     found = [
         *_by_descriptors(servers, listening),
@@ -92,19 +78,19 @@ def find(systemd: Systemd) -> tuple[SshPort, ...]:
 
 def _servers() -> Iterator[_Server]:
     """The processes of root's that are called like an SSH server."""
-    for number in filter(str.isdigit, os.listdir(_PROC)):  # noqa: PTH208 - there are thousands
+    for pid in processes.pids():
         with suppress(OSError):  # it ended meanwhile
-            name = Path(f"/proc/{number}/comm").read_text(errors="replace").rstrip("\n")
+            name = processes.comm(pid)
             if name not in SSH_SERVERS:
                 continue
-            directory = _PROC / number
+            directory = _PROC / str(pid)
             status = (directory / "status").read_text(errors="replace")
             said = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
             if said["Uid"].split()[1] != "0":
                 continue
             lines = (directory / "cgroup").read_text(errors="replace").splitlines()
             groups = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
-            pid, parent = int(number), int(said["PPid"])
+            parent = int(said["PPid"])
             yield _Server(name, pid, parent, _sockets(directory), groups[0] if groups else "/")
 
 
@@ -121,7 +107,7 @@ def _sockets(directory: Path) -> frozenset[int] | None:
     return frozenset(found)
 
 
-def _by_descriptors(servers: dict[int, _Server], listening: list[_Tcp]) -> Iterator[SshPort]:
+def _by_descriptors(servers: dict[int, _Server], listening: list[Tcp]) -> Iterator[SshPort]:
     """Listeners that a server holds; not those that a session of its forwards (``ssh -R``)."""
     for server in servers.values():
         if server.parent not in servers:
@@ -129,7 +115,7 @@ def _by_descriptors(servers: dict[int, _Server], listening: list[_Tcp]) -> Itera
             yield from (SshPort(one.port, str(server)) for one in listening if one.inode in held)
 
 
-def _by_groups(servers: dict[int, _Server], listening: list[_Tcp]) -> Iterator[SshPort]:
+def _by_groups(servers: dict[int, _Server], listening: list[Tcp]) -> Iterator[SshPort]:
     """Listeners of root's that were made in the cgroup of a server whose descriptors are hidden.
 
     One in the root group could be anybody's.
@@ -142,7 +128,7 @@ def _by_groups(servers: dict[int, _Server], listening: list[_Tcp]) -> Iterator[S
                     yield SshPort(one.port, str(server))
 
 
-def _by_units(systemd: Systemd, listening: list[_Tcp]) -> Iterator[SshPort]:
+def _by_units(systemd: Systemd, listening: list[Tcp]) -> Iterator[SshPort]:
     """What systemd listens to for a server.
 
     When it does not answer, that may be each of its own listeners.
@@ -159,7 +145,7 @@ def _by_units(systemd: Systemd, listening: list[_Tcp]) -> Iterator[SshPort]:
                 yield SshPort(one.port, "systemd, which does not say for whom it listens")
 
 
-def _may_be_of_pid_1(listening: list[_Tcp]) -> bool:
+def _may_be_of_pid_1(listening: list[Tcp]) -> bool:
     """Whether systemd itself may hold one of them: asking it takes as long as all the rest."""
     groups = {unified_id(_PID_1), unified_id("/"), 0}
     return any(one.uid == 0 and one.group in groups for one in listening)
@@ -198,58 +184,6 @@ def _logged_in() -> set[str]:
 def _from(hosts: Iterable[str]) -> Iterator[tuple[int, str]]:
     """Open connections of root's from these hosts, as (own port, other address)."""
     for host in hosts:
-        for one in _dump(_ESTABLISHED, _to(host)):
+        for one in sockets.connected(host):
             if one.uid == 0:
                 yield one.port, host
-
-
-def _listening() -> Iterator[_Tcp]:
-    return _dump(_LISTEN)
-
-
-def _to(host: str) -> bytes:
-    """The kernel's filter for sockets of which the other side is ``host`` (mapped, too)."""
-    packed = ipaddress.ip_address(host).packed
-    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
-    condition = struct.pack("=BBxxi", family, len(packed) * 8, _ANY_PORT) + packed
-    length = 4 + len(condition)
-    return struct.pack("=BBH", _D_COND, length, length + 4) + condition
-
-
-def _dump(state: int, condition: bytes = b"") -> Iterator[_Tcp]:
-    """TCP sockets in that state, of both families. Raises Unsupported without such a list."""
-    from pyroute2 import DiagSocket, NetlinkError  # imported when first needed, for its size
-    from pyroute2.netlink import NLM_F_MATCH, NLM_F_REQUEST, NLM_F_ROOT
-    from pyroute2.netlink.diag import SOCK_DIAG_BY_FAMILY, inet_diag_req
-
-    class Request(inet_diag_req):  # type: ignore[misc]
-        """pyroute2's has no filter: INET_DIAG_REQ_BYTECODE."""
-
-        nla_map = (("INET_DIAG_REQ_NONE", "none"), ("INET_DIAG_REQ_BYTECODE", "cdata"))
-
-    try:
-        with DiagSocket() as diag:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                request = Request()
-                for key, value in (
-                    *(("sdiag_family", family), ("sdiag_protocol", socket.IPPROTO_TCP)),
-                    *(("idiag_states", 1 << state), ("idiag_ext", 0)),
-                    *(("idiag_sport", 0), ("idiag_dport", 0)),
-                ):
-                    request[key] = value
-                if condition:
-                    request["attrs"] = [("INET_DIAG_REQ_BYTECODE", condition)]
-                flags = NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
-                yield from map(_read, diag.nlm_request(request, SOCK_DIAG_BY_FAMILY, flags))
-    except (NetlinkError, OSError) as error:
-        raise Unsupported(
-            f"nobody knows where SSH listens: sockets cannot be listed ({error})",
-            hint="modprobe tcp_diag",
-        ) from None
-
-
-def _read(message: Any) -> _Tcp:
-    group = message.get_attr("INET_DIAG_CGROUP_ID") or 0
-    return _Tcp(
-        int(message["idiag_sport"]), message["idiag_uid"], message["idiag_inode"], int(group)
-    )

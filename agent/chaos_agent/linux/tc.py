@@ -18,17 +18,20 @@ from __future__ import annotations
 import errno
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.distribution import module_hint
-from chaos_agent.linux.netlink import kernel_call
+from chaos_agent.linux.netlink import Connection, attributes, decoded, kernel_call, packed, text
 from chaos_agent.linux.shaping import in_ticks, read_netem
 from chaos_agent.linux.tcvalues import (
     CLAIM,
@@ -54,32 +57,47 @@ _ANY = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}
 _NUD_INCOMPLETE = 0x01
 _NUD_FAILED = 0x20
 
+# linux/rtnetlink.h, linux/if_link.h, linux/neighbour.h
+_GET_LINK, _GET_NEIGHBOUR, _GET_QDISC, _GET_FILTER = 18, 30, 38, 46
+_IFINFO = struct.Struct("=BxHiII")
+_TCMSG = struct.Struct("=BxxxiIII")
+_NDMSG = struct.Struct("=BxxxiHBB")
+_IFLA_IFNAME, _TCA_KIND, _NDA_DST = 3, 1, 1
+_TC_AT = Connection.HEADER + _TCMSG.size
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Tc:
-    """One rtnetlink socket. Not thread-safe."""
+    """Two rtnetlink sockets: what changes anything goes by pyroute2's. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._ip = IPRoute()
+        self._netlink = Connection()
+
+    @cached_property
+    def _ip(self) -> IPRoute:
+        return IPRoute(groups=0)  # it would be told of every change on this host, and read none
 
     def close(self) -> None:
-        self._ip.close()
+        self._netlink.close()
+        if ip := self.__dict__.pop("_ip", None):
+            ip.close()
 
     # ── links ─────────────────────────────────────────────────────────────────────────
 
     @kernel_call
     def links(self) -> list[Link]:
-        return [read_link(message) for message in self._ip.get_links()]
+        return list(map(read_link, self._netlink.dump(_GET_LINK, _IFINFO.pack(0, 0, 0, 0, 0))))
 
     @kernel_call
     def link(self, name: str) -> Link | None:
         """The link of that name; one of which it is but an alternative name does not count."""
+        asked = _IFINFO.pack(0, 0, 0, 0, 0) + packed([(_IFLA_IFNAME, name.encode() + b"\0")])
         try:
-            found = read_link(self._ip.link("get", ifname=name)[0])
+            found = read_link(self._netlink.ask(_GET_LINK, asked))
             return found if found.name == name else None
         except NetlinkError as error:
-            if error.code in (errno.ENODEV, errno.ENOENT):
+            if error.code in (errno.ENODEV, errno.ENOENT, errno.ERANGE):  # or no name of a link
                 return None
             raise
 
@@ -153,7 +171,7 @@ class Tc:
 
     def _qdisc(self, link: Link, kind: str, parent: int) -> Any:
         """The options of the qdisc below that parent (U32: at the root), if it is of that kind."""
-        for message in self._ip.get_qdiscs(index=link.index):
+        for message in self._qdiscs({link.index}):
             if message.get_attr("TCA_KIND") == kind and message["parent"] == parent:
                 return message.get_attr("TCA_OPTIONS")
         return None
@@ -166,7 +184,9 @@ class Tc:
     @kernel_call
     def hook_qdiscs(self) -> dict[int, str]:
         """``clsact`` or ``ingress``, which exclude each other, by ifindex."""
-        found = ((one["index"], one.get_attr("TCA_KIND")) for one in self._ip.get_qdiscs())
+        found = (
+            (_index(one), text(attributes(one, _TC_AT)[_TCA_KIND])) for one in self._list_qdiscs()
+        )
         return {index: kind for index, kind in found if kind in ("clsact", "ingress")}
 
     @kernel_call
@@ -235,14 +255,12 @@ class Tc:
     @kernel_call
     def foreign_filters(self, device: int, parent: int = EGRESS) -> list[tuple[int, str, Verdict]]:
         """What others have on that side of the clsact: preference, kind, what it may do."""
-        ours = {
-            redirect.pref
-            for redirect in self.redirects(device)
-            if redirect.ours and redirect.parent == parent
-        }
+        messages = self._filters(device, parent)
+        redirects = filter(None, map(read_redirect, messages))
+        ours = {redirect.pref for redirect in redirects if redirect.ours}
         found = [
             (message["info"] >> 16, message.get_attr("TCA_KIND"), verdict(message))
-            for message in self._filters(device, parent)
+            for message in messages
         ]
         return [each for each in found if each[0] not in ours and each[2] != "none"]
 
@@ -261,20 +279,24 @@ class Tc:
 
     def _filters(self, device: int, parent: int) -> list[Any]:
         try:
-            return list(self._ip.get_filters(index=device, parent=parent))
+            found = self._netlink.dump(_GET_FILTER, _TCMSG.pack(0, device, 0, parent, 0))
         except NetlinkError as error:
             if error.code in (errno.EINVAL, errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP):
                 return []  # no clsact, no device: nothing hangs there
             raise
+        return decoded(tcmsg, found)
 
     @kernel_call
     def unresolved(self, device: int) -> set[Address]:
         """The neighbours there whose link address is sought, or could not be found."""
-        return {
-            ipaddress.ip_address(message.get_attr("NDA_DST"))
-            for message in self._ip.get_neighbours(ifindex=device)
-            if message["state"] & (_NUD_INCOMPLETE | _NUD_FAILED) and message.get_attr("NDA_DST")
-        }
+        found = set()
+        for message in self._netlink.dump(_GET_NEIGHBOUR, _NDMSG.pack(0, 0, 0, 0, 0)):
+            _, index, state, _, _ = _NDMSG.unpack_from(message, Connection.HEADER)
+            if index == device and state & (_NUD_INCOMPLETE | _NUD_FAILED):
+                given = attributes(message, Connection.HEADER + _NDMSG.size)
+                if _NDA_DST in given:
+                    found.add(ipaddress.ip_address(given[_NDA_DST]))
+        return found
 
     @kernel_call
     def next_hops(
@@ -311,14 +333,26 @@ class Tc:
     # ── raw dumps, for devices and snapshots ───────────────────────────────────────────
 
     @kernel_call
-    def dump_qdiscs(self) -> list[Any]:
-        return list(self._ip.get_qdiscs())
+    def dump_qdiscs(self, devices: Collection[int]) -> list[Any]:
+        """Every qdisc of these devices (by ifindex)."""
+        return self._qdiscs(devices)
+
+    def _qdiscs(self, devices: Collection[int]) -> list[Any]:
+        return decoded(tcmsg, (one for one in self._list_qdiscs() if _index(one) in devices))
+
+    def _list_qdiscs(self) -> list[bytes]:
+        return self._netlink.dump(_GET_QDISC, _TCMSG.pack(0, 0, 0, 0, 0))
 
     @kernel_call
     def dump_filters(self, device: int) -> list[tuple[str, Any]]:
         """Every filter of the device as (hook, message)."""
         hooks = (("root", 0), ("ingress", INGRESS), ("egress", EGRESS))
         return [(hook, msg) for hook, parent in hooks for msg in self._filters(device, parent)]
+
+
+def _index(message: bytes) -> int:
+    """The ifindex that a message about qdiscs or filters is about."""
+    return int(_TCMSG.unpack_from(message, Connection.HEADER)[1])
 
 
 @contextmanager

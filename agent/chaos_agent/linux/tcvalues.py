@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from chaos_agent.linux.catching import SetMatch, matched_sets
+from chaos_agent.linux.netlink import Connection, attributes, text
 
 EGRESS = 0xFFFFFFF3  # clsact's egress hook as a filter's parent
 INGRESS = 0xFFFFFFF2
@@ -14,6 +16,9 @@ CLAIM_TAG = 0x63690000  # the same, of a filter that claims the clsact it hangs 
 CLAIM = "chaos clsact="  # a link's alias, before the ifindex
 U32 = 2**32 - 1
 _INDEX_MASK = 0xFFFF
+# struct ifinfomsg and linux/if_link.h
+_LINK_AT, _ATTRIBUTES_AT = Connection.HEADER + 4, Connection.HEADER + 16
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_IFALIAS, _INFO_KIND = 3, 18, 20, 1
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
 _CONTINUE = -1  # gact's verdicts, TC_ACT_*
@@ -77,16 +82,19 @@ def action_index(link_index: int, *, claim: bool) -> int:
     return (CLAIM_TAG if claim else ACTION_TAG) | link_index & _INDEX_MASK
 
 
-def read_link(message: Any) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    alias = message.get_attr("IFLA_IFALIAS") or ""
+def read_link(message: bytes) -> Link:
+    """A netlink message about a link, with its header."""
+    index, flags = struct.unpack_from("=iI", message, _LINK_AT)
+    given = attributes(message, _ATTRIBUTES_AT)
+    about = attributes(given.get(_IFLA_LINKINFO, b""), 0)
+    alias = text(given.get(_IFLA_IFALIAS, b""))
     claimed = alias.removeprefix(CLAIM) if alias.startswith(CLAIM) else ""
     return Link(
-        index=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        up=bool(message["flags"] & _IFF_UP),
-        loopback=bool(message["flags"] & _IFF_LOOPBACK),
+        index=index,
+        name=text(given.get(_IFLA_IFNAME, b"")),
+        kind=text(about.get(_INFO_KIND, b"")),
+        up=bool(flags & _IFF_UP),
+        loopback=bool(flags & _IFF_LOOPBACK),
         clsact_of=int(claimed) if claimed.isdigit() else 0,
     )
 

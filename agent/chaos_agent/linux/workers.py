@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from chaos_agent.linux import children
 from chaos_agent.linux.boottime import now_us
+from chaos_agent.linux.cgroupfs import members
 from chaos_agent.linux.systemd import RUNNING, Systemd
 from chaos_agent.services import Service
 from chaos_core.errors import Unsupported
@@ -120,15 +121,29 @@ class Workers:
         run = self._running.pop(name, None)
         if run is not None:
             run.line.close()
-        for pid in children.named(name):
+        for pid in self._pids(name, run):
             children.kill(pid)
         if run is not None and run.child is not None:
             run.child.wait(1)
         self._systemd.dismiss(name)
 
+    def names(self) -> list[str]:
+        """The workers that this process has started and not stopped."""
+        return sorted(self._running)
+
+    def pids(self, name: str) -> list[int]:
+        """The processes of that name, whoever started them."""
+        return self._pids(name, self._running.get(name))
+
+    def _pids(self, name: str, run: _Run | None) -> list[int]:
+        """By whom we started, or by systemd's group for the service, before anybody else's."""
+        if run is not None and run.child is not None:
+            return [run.child.pid] if run.child.poll() is None else []
+        return members(f"system.slice/{name}.service") if RUNNING.is_dir() else children.named(name)
+
     def left(self, name: str) -> str | None:
         """One line when something of the worker is still there."""
-        pids = children.named(name)
+        pids = self.pids(name)
         if pids or self._systemd.serves(name):
             return f"worker {name} still runs" + (f" as {pids}" if pids else "")
         return None

@@ -176,10 +176,18 @@ class Xtables:
 
     def chains(self, family: Family, table_name: str) -> dict[str, list[Entry]]:
         """Every chain of a table in use with its rules. Empty for a table that is not."""
-        if table_name not in self.tables(family):
-            return {}
+        return self.read(family, table_name)[1] if table_name in self.tables(family) else {}
+
+    def read(
+        self, family: Family, table_name: str
+    ) -> tuple[dict[str, str], dict[str, list[Entry]]]:
+        """The policy of each built-in chain of a table in use, and every chain with its rules."""
         with self._open(family, table_name) as table:
-            return {chain.name: list(_entries(table, family, chain.name)) for chain in table.chains}
+            chains = table.chains
+            return (
+                {one.name: one.get_policy().name for one in chains if one.is_builtin()},
+                {one.name: list(_entries(table, family, one.name)) for one in chains},
+            )
 
     def leftover(self, chain: Chain) -> str | None:
         """One line when something of the chain is still there, if only a jump to it."""
@@ -191,15 +199,6 @@ class Xtables:
             if any(entry.target == chain.name for entry in entries):
                 return f"a jump to {chain.name} is still in {name} of {where}"
         return None
-
-    def policies(self, family: Family, table_name: str) -> dict[str, str]:
-        """The policy of each built-in chain of a table in use."""
-        if table_name not in self.tables(family):
-            return {}
-        with self._open(family, table_name) as table:
-            return {
-                chain.name: chain.get_policy().name for chain in table.chains if chain.is_builtin()
-            }
 
     def try_rule(self, chain: Chain) -> None:
         """Commit ``chain`` without a jump and take it away again: can this kernel do it?
