@@ -381,6 +381,29 @@ def test_a_renewal_moves_its_end_and_the_deadline_does_not(
     wait_for(lambda: not alive(effect), 5)
 
 
+@pytest.mark.parametrize("renewed", [True, False])
+@pytest.mark.usefixtures("net")
+def test_a_worker_that_starts_late_has_the_lease_that_was_renewed_meanwhile(renewed: bool) -> None:
+    """As on a starved node: what it was started with is over when its first line runs."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(10)
+    with ours:
+        ours.send(worker({"status": 503}).arguments.encode() + b"\n")
+        if renewed:
+            ours.send(f"{now_us() + SECOND}\n{now_us() + 60 * SECOND}\n".encode())
+        times = (now_us() + 300 * SECOND, now_us() - SECOND, os.getpid())
+        words = ["chs-0000000a-w", "http", *map(str, times)]
+        argv = [sys.executable, "-I", "-m", "chaos_agent.workers", *words]
+        with theirs, subprocess.Popen(argv, stdin=theirs, stdout=theirs, cwd="/") as late:
+            theirs.close()
+            try:
+                if renewed:
+                    assert ours.recv(4096).split()[0] == str(late.pid).encode()
+                assert late.poll() is None if renewed else late.wait(10) == -signal.SIGKILL
+            finally:
+                late.kill()
+
+
 def test_the_end_of_its_keeper_is_its_own(host: Host, wait_for: Callable[..., None]) -> None:
     effect = worker({"status": 503})
     put_in_force(host, effect, wait_for)

@@ -101,6 +101,11 @@ class Workers:
         last = lines[-1] if lines else b"0 it is starting"
         pid, _, text = last.decode(errors="replace").partition(" ")
         said = printable(text, _SAID)
+        if run.ended and not lines:
+            raise Unsupported(
+                f"worker {name} ended while it was starting: its lease was over, or something"
+                f" kept it from starting (`journalctl -u {name}`)"
+            )
         if run.ended:
             raise Unsupported(f"worker {name} has ended" + (f": {said}" if said else ""))
         return int(pid) if pid.isdigit() else 0, said
