@@ -394,7 +394,8 @@ def test_a_worker_that_starts_late_has_the_lease_that_was_renewed_meanwhile(rene
         times = (now_us() + 300 * SECOND, now_us() - SECOND, os.getpid())
         words = ["chs-0000000a-w", "http", *map(str, times)]
         argv = [sys.executable, "-I", "-m", "chaos_agent.workers", *words]
-        with theirs, subprocess.Popen(argv, stdin=theirs, stdout=theirs, cwd="/") as late:
+        line = theirs.fileno()
+        with theirs, subprocess.Popen(argv, stdin=line, stdout=line, cwd="/") as late:
             theirs.close()
             try:
                 if renewed:
