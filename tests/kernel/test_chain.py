@@ -120,6 +120,68 @@ def test_every_rule_means_what_it_says(host: Host, sh: Callable[..., str], famil
         assert [line for line in found if line.startswith("-A")] == lines
 
 
+def _rules(table: str, family: Family, peers: dict[str, Any]) -> tuple[Rule, ...]:
+    """At least one rule with each of the fields that a rule of that table can have."""
+    six = family == 6
+    net, own = ("fd00::/8", "fd09::1/128") if six else ("10.0.0.0/8", "10.9.0.1/32")
+    tcp: dict[str, Any] = {"protocol": "tcp"}
+    match table:
+        case "nat":
+            opened: dict[str, Any] = {"original_ports": ("80",), "original_side": "dst", **tcp}
+            return (Rule("REDIRECT", to_port=27001, in_device="lo", **opened),)
+        case "filter":
+            return (Rule("REJECT", reject_with="tcp-reset", **tcp), Rule("REJECT"))
+    return (
+        Rule("RETURN", out_device="lo"),
+        Rule("RETURN", in_device="a-name-of-15-ch"),
+        Rule("RETURN", in_device="v0", out_device="bond0.5"),
+        Rule("RETURN", source=net, destination=own),
+        Rule("RETURN", protocol="icmpv6", icmpv6_type="135") if six else Rule("RETURN"),
+        Rule("RETURN", source_ports=("22", "90:99"), destination_ports=("1:3",), **tcp),
+        Rule("SEEN", **peers),
+        Rule("EXPOSED", own="src", **peers),
+        Rule("MARK", mark=0x1000000, mask=0xF000000, every=3, **peers),
+        Rule("DROP", uid=1000),
+        Rule("DROP", text="646233", syn=True, **tcp),
+        Rule("DROP", per_day=10, burst=5),
+        Rule("NFQUEUE", queue=17),
+    )
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("table", "hook"),
+    [
+        pytest.param("mangle", "POSTROUTING", marks=pytest.mark.guest),  # has every match
+        pytest.param("filter", "OUTPUT", marks=pytest.mark.guest),
+        ("nat", "OUTPUT"),
+    ],
+)
+def test_every_rule_is_to_the_byte_what_the_tool_makes_of_its_text(
+    host: Host, sh: Callable[..., str], family: Family, table: Any, hook: Any
+) -> None:
+    """Also what no text shows, as how much of a device's name is compared.
+
+    But for a share by chance, where the tool fills a word that nothing reads.
+    """
+    net = "fd00::/8" if family == 6 else "10.0.0.0/8"
+    leased = LeasedSet(f"chs-0000000a-{family}", family, (net,))
+    name = "CHAOS-0000000a-out"
+    rules = _rules(table, family, {"match_set": leased.name, "set_side": "dst"})
+    apply(host, leased, Chain(name, family, table, hook, rules))
+    again = [
+        line.replace(name, "again")
+        for line in sh(SAVE[family], "-t", table).splitlines()
+        if line.startswith((f":{name}", f"-A {name}"))
+    ]
+    restore = SAVE[family].replace("-save", "-restore")
+    sh(restore, "--noflush", stdin="\n".join([f"*{table}", *again, "COMMIT", ""]))
+    chains = host.xtables.chains(family, table)
+    assert len(chains["again"]) == len(rules)
+    for one, other in zip(chains[name], chains["again"], strict=True):
+        assert one.data.hex() == other.data.hex(), one.text
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [

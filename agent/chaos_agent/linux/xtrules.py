@@ -154,13 +154,29 @@ def build_rule(table: Any, family: Family, rule: Rule) -> Any:
     as xt_set does for a set that does not exist.
     """
     try:
-        return _build(_new(table, family), rule)
+        built = _build(_new(table, family), rule)
     except (iptc().XTablesError, ValueError, AttributeError) as error:
         raise Unsupported(
             f"iptables cannot build the rule {rule}: {error}",
             where=f"table {table.name} (IPv{family})",
             hint="the set it names must exist, and its extensions be installed",
         ) from None
+    if family == 6:
+        _compare_whole_names(built, rule)
+    return built
+
+
+def _compare_whole_names(built: Any, rule: Rule) -> None:
+    """Let devices be compared by all bits of their names, with the zero that ends them.
+
+    python-iptables 1.2.0 asks for one bit of each character for IPv6, so that ``-o lo`` is also
+    ``-o bond0``, ``tun0`` and ``virbr0``, and ``eth0`` is ``eth2``.
+    """
+    packet = built.entry.ipv6
+    if rule.in_device:
+        packet.iniface_mask = b"\xff" * (len(rule.in_device) + 1)
+    if rule.out_device:
+        packet.outiface_mask = b"\xff" * (len(rule.out_device) + 1)
 
 
 def _build(built: Any, rule: Rule) -> Any:
