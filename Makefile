@@ -37,8 +37,10 @@ test-kernel: setup ## tests on this machine's kernel, in network namespaces
 test-long: setup ## all that the kernel tests take a sample of
 	@$(BIN)/pytest -q --durations=5 -m long tests/kernel
 
-test-vm: setup ## tests on VMs, on one fleet: two of them starve each other on two cores
-	@$(BIN)/pytest -q --durations=10 tests/vm
+test-vm: setup ## tests on VMs, two fleets of them; then the kill matrix's sample, alone on one
+	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10 \
+		--ignore tests/vm/test_torture.py tests/vm
+	@$(BIN)/pytest -q tests/vm/test_torture.py
 
 test-matrix: setup ## a sample of the matrix: Debian 12's own kernel, emulated
 	@$(BIN)/chaosctl lab matrix --only debian12 --sample

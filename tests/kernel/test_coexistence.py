@@ -478,7 +478,12 @@ def test_a_delayed_packet_is_classed_by_the_users_mark_as_ever(
 @pytest.mark.guest
 @pytest.mark.parametrize("stacked", ["vlan", "bridge"])
 def test_a_device_on_top_of_another(
-    node: Any, net: Any, sh: Callable[..., str], listing: Callable[[], list[str]], stacked: str
+    node: Any,
+    net: Any,
+    sh: Callable[..., str],
+    listing: Callable[[], list[str]],
+    wait_for: Callable[..., None],
+    stacked: str,
 ) -> None:
     peer, bystander = "10.9.5.2", "10.9.0.3"
     if stacked == "vlan":
@@ -493,7 +498,7 @@ def test_a_device_on_top_of_another(
         net.there("ip", *command.split())
     for command in (*here, "addr add 10.9.5.1/24 dev top", "link set top up"):
         sh("ip", *command.split())
-    assert len(net.ping(peer)) == 2
+    wait_for(lambda: len(net.ping(peer)) == 2)  # a new bridge's ports take a moment
     before = listing()
     fault = node.apply("network.latency", peers=peer, delay="40ms")
     assert listing() == before

@@ -251,7 +251,8 @@ def test_a_proxy_that_is_stopped_while_it_starts_is_gone_with_its_fault(
 ) -> None:
     """It has armed no timer yet, so that nobody but the keeper would end it."""
     fault = node.apply("http.fault", port=PORT, status=503)
-    (pid,) = [pid for pid, name in children.find().items() if name.endswith("-w")]
+    workers = node.engine.host.workers
+    (pid,) = workers.pids(*workers.names())
     os.kill(pid, signal.SIGSTOP)
 
     def over() -> bool:

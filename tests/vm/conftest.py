@@ -29,7 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(
         key=lambda item: (
             item.path.name != "test_lab.py",
-            item.path.name != "test_torture.py",
             -tests[item.path.name],
         )
     )

@@ -1,7 +1,7 @@
 """A sample of the kill matrix: twenty ways to hit something, a kind of each way in which leases are
 held. All of it: ``make torture``.
 
-Runs after test_system.py, on the fleet that it provisioned.
+Its bounds are those that are promised, so ``make test-vm`` runs it alone on the machine.
 """
 
 from __future__ import annotations
