@@ -180,15 +180,26 @@ def _figures(measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield (
         "`make catalogue`, on the lab's VMs. *Gone* is how long after the cause the effect was last"
         " seen from outside: the end of the duration, an abort, SIGKILL of the agent with nobody"
-        " to start it again.\n"
+        " to start it again. *Hits* are what the agent itself counted meanwhile.\n"
     )
     yield from _table(
-        ("kind", "asked", "measured", "gone: duration", "abort", "agent killed", "residue", "on"),
+        (
+            "kind",
+            "asked",
+            "measured",
+            "hits",
+            "gone: duration",
+            "abort",
+            "agent killed",
+            "residue",
+            "on",
+        ),
         [
             (
                 f"`{row['kind']}` {row['params']}".strip(),
                 row["asked"],
                 row["measured"],
+                row.get("hits") or "not counted",
                 *(_seconds(row["gone"].get(cause)) for cause in ("duration", "abort", "killed")),
                 row["residue"] or "none",
                 row["date"],

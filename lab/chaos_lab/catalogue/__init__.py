@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from chaos_core.errors import ChaosError, LabError
+from chaos_core.hits import Hits
 from chaos_lab import provision
 from chaos_lab.catalogue import (
     databases,
@@ -29,7 +30,7 @@ from chaos_lab.catalogue import (
 )
 from chaos_lab.catalogue.probe import NODE, Measure, Probe
 from chaos_lab.drill import residue, units
-from chaos_lab.drill.context import Drill
+from chaos_lab.drill.context import Drill, Injection
 from chaos_lab.layout import HOST_IP
 
 MEASURES: tuple[Measure, ...] = (
@@ -51,12 +52,16 @@ _TRIES = 5
 
 @dataclass(slots=True)
 class Row:
-    """What was found of one kind. ``gone`` is in seconds from the cause, by its name."""
+    """What was found of one kind. ``gone`` is in seconds from the cause, by its name; ``hits``
+
+    is what the agent itself reports, beside what was ``measured`` without it.
+    """
 
     kind: str
     params: str
     asked: str
     measured: str = ""
+    hits: str = ""
     held: bool = False
     gone: dict[str, float] = field(default_factory=dict)
     residue: str = ""
@@ -66,7 +71,10 @@ class Row:
     def line(self) -> str:
         """In one line, for people."""
         gone = ", ".join(f"{cause} {seconds:.1f} s" for cause, seconds in self.gone.items())
-        return f"{self.kind}: {self.measured} (asked: {self.asked}); gone: {gone or 'at once'}"
+        hits = f"; hits: {self.hits}" if self.hits else ""
+        return (
+            f"{self.kind}: {self.measured} (asked: {self.asked}){hits}; gone: {gone or 'at once'}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -145,6 +153,13 @@ def _bites(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
         row.gone["abort"] = probe.gone_after(pressed)
     drill.resume()
     run.wait()
+    row.hits = _hits(run)
+
+
+def _hits(run: Injection) -> str:
+    """What the node said last of what it hit; empty where that is not counted."""
+    said = [event["hits"] for _, event in run.events if event.get("hits")]
+    return str(Hits.model_validate(said[-1])) if said else ""
 
 
 def _lasts(drill: Drill, measure: Measure, probe: Probe, row: Row) -> None:
