@@ -7,6 +7,7 @@ rules are equal exactly when they mean the same.
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import hashlib
 import importlib.util
@@ -38,7 +39,8 @@ def iptc() -> Any:
     """python-iptables, imported when first needed.
 
     As it comes, its import searches for libraries by running ldconfig, gcc and ld
-    a dozen times. So it is told where they are.
+    a dozen times. So it is told where they are; and how the options of extensions lie in
+    memory, which iptables has changed since.
     """
     if "iptc" in sys.modules:
         return sys.modules["iptc"]
@@ -50,9 +52,40 @@ def iptc() -> Any:
     search = ctypes.util.find_library
     ctypes.util.find_library = _find_library
     try:
-        return importlib.import_module("iptc")
+        found = importlib.import_module("iptc")
     finally:
         ctypes.util.find_library = search
+    _read_options_as_they_are()
+    return found
+
+
+def _read_options_as_they_are() -> None:
+    """Find each option of an extension, also with iptables 1.8.10 and later.
+
+    Since then struct xt_option_entry has one more field, ``base``, and 56 bytes in place of 48.
+    The library's version has not changed with it, and python-iptables 1.2.0 finds an extension's
+    first option alone. Where the second of multiport's begins tells the two apart: its first has
+    zeros at the end. Up to there the fields are where they were, and nothing behind is read here.
+    """
+    module = importlib.import_module("iptc.xtables")
+    entry = module.xt_option_entry
+    library = module.xtables
+    multiport = library(module.NFPROTO_IPV4).find_match("multiport")
+    size = ctypes.sizeof(entry)
+    if multiport:
+        first = ctypes.cast(multiport[0].x6_options, ctypes.c_void_p).value or 0
+        if not ctypes.c_void_p.from_address(first + size).value:
+            size += 8
+
+    def lookup(_: Any, entries: Any, name: bytes) -> Any:
+        at = ctypes.cast(entries, ctypes.c_void_p).value or 0
+        while (found := entry.from_address(at)).name:
+            if found.name == name:
+                return found
+            at += size
+        return None
+
+    library._option_lookup = lookup
 
 
 def _find_library(name: str) -> str | None:
