@@ -182,6 +182,42 @@ def test_what_nftables_cannot_match_is_refused_and_nothing_is_left(
     assert listing(sh) == before
 
 
+def test_a_chain_without_a_set_takes_its_table_along(host: Host, sh: Callable[..., str]) -> None:
+    """As those that only count do, beside a detour, and those of the doctor."""
+    before = listing(sh)
+    chains = [
+        Chain(f"CHAOS-0000000a-{end}", 4, "mangle", "INPUT", (Rule("SEEN", source=net),), "nft")
+        for end, net in (("in", "10.9.0.2/32"), ("fwd-in", "10.9.0.3/32"))
+    ]
+    apply(host, *chains)
+    ops(chains[0]).revert(host, chains[0])
+    assert ops(chains[1]).verify(host, chains[1]) is None
+    for chain in chains:
+        ops(chain).revert(host, chain)
+        assert ops(chain).absent(host, chain) is None
+    assert listing(sh) == before
+    host.nft_chains.try_rule(chains[0])
+    assert listing(sh) == before
+
+
+def test_flags_are_the_same_in_either_way_in_which_nftables_lists_them(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.1 joins them by ``|``, where 1.0 lists them."""
+    rule = Rule("DROP", protocol="tcp", syn=True, destination_ports=("80",))
+    chain = Chain("CHAOS-0000000a-in", 4, "mangle", "INPUT", (rule,), "nft")
+    apply(host, chain)
+    run = host.nft.run
+    old, new = '["fin", "syn", "rst", "ack"]', '{"|": ["fin", "syn", "rst", "ack"]}'
+
+    def as_listed_by(other: str, one: str) -> Callable[..., Any]:
+        return lambda *commands: json.loads(json.dumps(run(*commands)).replace(one, other))
+
+    for other, one in ((new, old), (old, new)):
+        monkeypatch.setattr(host.nft, "run", as_listed_by(other, one))
+        assert ops(chain).verify(host, chain) is None
+
+
 def test_the_sweep_needs_no_journal(host: Host, net: Any, sh: Callable[..., str]) -> None:
     before = listing(sh)
     apply(host, *cut_off(4, net.peer[4]), *cut_off(6, net.peer[6]))

@@ -110,8 +110,8 @@ class Outside:
         """Whether the node's page at ``port`` is got from there."""
         code = (
             "import socket,sys\n"
-            f"s = socket.create_connection(('{INSIDE}', {port}), 2, ('{source}', 0))\n"
-            "s.settimeout(2); s.send(b'GET / HTTP/1.0\\r\\n\\r\\n')\n"
+            f"s = socket.create_connection(('{INSIDE}', {port}), 1, ('{source}', 0))\n"
+            "s.settimeout(1); s.send(b'GET / HTTP/1.0\\r\\n\\r\\n')\n"
             "sys.exit(not s.recv(99).startswith(b'HTTP/'))\n"
         )
         return self.does(sys.executable, "-S", "-c", code)

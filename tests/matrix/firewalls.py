@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,6 +67,9 @@ def works_beside(
         made.await_in_force(fault)
         meanwhile()
         made.await_in_force(fault)
+        for _ in range(10):
+            time.sleep(1)
+            made.await_in_force(fault)
         assert not outside.fetches(PORT)
         made.await_in_force(fault)
         assert outside.fetches(PORT, source="10.66.0.3")

@@ -41,7 +41,7 @@ def test_a_reload_in_mid_fault_takes_nothing_of_it_away(
     sh: Callable[..., str],
     ends: Callable[[Any, str], None],
 ) -> None:
-    def reload() -> None:
-        sh("systemctl", "reload", "firewalld")
+    def reload() -> None:  # which takes longer here than a lease lasts
+        sh("systemctl", "reload", "--no-block", "firewalld")
 
     firewalls.works_beside(sh, outside, real_node(), ends, "loss in", meanwhile=reload)

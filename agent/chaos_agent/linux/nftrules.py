@@ -145,9 +145,14 @@ class NftChains:
         )
 
     def remove(self, family: Family, table: str, name: str) -> None:  # noqa: ARG002
-        """Remove one of our chains. Idempotent."""
+        """Remove one of our chains, and with the last thing in it their table. Idempotent."""
         self._counted.pop((family, name), None)
-        if self._found(family, name)[0] is not None:
+        listed = self._nft.table(_FAMILY[family], table_of(name))
+        chain = [b for kind, b in listed if kind == "chain" and b["name"] == name]
+        others = [b for kind, b in listed if kind in ("chain", "set", "map") and b not in chain]
+        if listed and not others:
+            remove_table(self._nft, _FAMILY[family], table_of(name))
+        elif chain:
             where = {"family": _FAMILY[family], "table": table_of(name), "name": name}
             self._nft.run({"flush": {"chain": where}}, {"delete": {"chain": where}})
 
@@ -356,12 +361,27 @@ def _met(expression: list[Command]) -> int:
 
 
 def _plain(expression: list[Command]) -> list[Command]:
-    """Without what counts. A reset implies TCP, so that match is not listed."""
+    """Without what counts. A reset implies TCP, so that match is not listed.
+
+    Several flags are a list, or since nftables 1.1 what joins them.
+    """
     implied = (
         [_is(_meta("l4proto"), "tcp")] if {"reject": {"type": "tcp reset"}} in expression else []
     )
     return [
-        {"counter": None} if "counter" in part else part
+        {"counter": None} if "counter" in part else _unjoined(part)
         for part in expression
         if part not in implied
     ]
+
+
+def _unjoined(part: Any) -> Any:
+    """The same with ``a | b`` of names as a list of them."""
+    if isinstance(part, list):
+        return [_unjoined(one) for one in part]
+    if not isinstance(part, dict):
+        return part
+    names = part.get("|")
+    if isinstance(names, list) and all(isinstance(one, str) for one in names):
+        return names
+    return {key: _unjoined(value) for key, value in part.items()}

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from chaos_core.effects import LINK_PREFIX, Effect, Family, Rule, Worker
 from chaos_core.envelope import Draw
+from chaos_core.errors import Unsupported
 from chaos_core.faults._fields import Share
 from chaos_core.faults._network import MATCHING, Direction, NetworkFault, ways_of
 from chaos_core.node import NodeView
@@ -92,6 +93,11 @@ class TamperPayload(NetworkFault):
         return ("tcp", "udp") if self.protocol == "all" else (self.protocol,)
 
     def compile(self, node: NodeView, fault_id: str) -> tuple[Effect, ...]:
+        if node.backend == "nft":
+            raise Unsupported(
+                f"{self.kind} needs rules of xtables, and node {node.name} uses nftables alone",
+                hint="http.fault hurts answers there too",
+            )
         queue = _FIRST_QUEUE + int(fault_id, 16) % _QUEUES
         find, replace = _bytes(self.find).hex(), _bytes(self.replace).hex()
         arguments = json.dumps({"queue": queue, "find": find, "replace": replace}, sort_keys=True)

@@ -67,7 +67,7 @@ BASE = (
 )
 """Packages of every image."""
 
-NEIGHBOURS = ("docker.io", "firewalld", "podman", "ufw")
+NEIGHBOURS = ("apparmor", "docker.io", "firewalld", "podman", "ufw")
 """What the product has to get on with, each from the release itself. None starts by itself."""
 
 EXCLUDED = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*")
