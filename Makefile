@@ -20,7 +20,7 @@ drill: setup ## boot a fleet of VMs and prove every promise on it
 torture: setup ## kill everything at every step of every fault, 300 times
 	@$(BIN)/chaosctl lab torture
 
-test: test-unit test-controller test-services test-kernel test-vm ## all tests
+test: test-unit test-controller test-services test-kernel test-vm test-matrix ## all tests
 
 test-unit: setup ## pure tests
 	@$(BIN)/pytest -q -n 2 tests/unit

@@ -327,14 +327,17 @@ class Engine:
     ) -> list[str]:
         """What apply and revert changed for good. When in doubt, everything is ours."""
         others = [other for other in self.standing if other != standing.id]
-        after = snapshot.without(after, others)
+        before = snapshot.in_reach(standing.before)
+        after = snapshot.in_reach(snapshot.without(after, others))
         if standing.applied is None or isinstance(meanwhile, str):
-            return snapshot.diff(snapshot.without(standing.before, others), after)
-        ours = snapshot.without(snapshot.tagged(standing.before), others)
+            return snapshot.diff(snapshot.without(before, others), after)
+        applied = snapshot.foreign(snapshot.in_reach(standing.applied))
+        theirs = snapshot.foreign(snapshot.in_reach(meanwhile))
+        ours = snapshot.without(snapshot.tagged(before), others)
         return [
-            *snapshot.diff(snapshot.foreign(standing.before), snapshot.foreign(standing.applied)),
-            *snapshot.diff(snapshot.joined(ours, snapshot.foreign(meanwhile)), after),
-            *snapshot.left_over(standing.before, after),
+            *snapshot.diff(snapshot.foreign(before), applied),
+            *snapshot.diff(snapshot.joined(ours, theirs), after),
+            *snapshot.left_over(before, after),
         ]
 
 

@@ -120,7 +120,8 @@ def _revert(host: Host, intent: Intent, log: Log) -> None:
 
 
 def _compare(host: Host, intent: Intent) -> list[str]:
-    return snapshot.diff(intent.before, snapshot.take(host, snapshot.scope_of(intent.effects)))
+    after = snapshot.take(host, snapshot.scope_of(intent.effects))
+    return snapshot.diff(snapshot.in_reach(intent.before), snapshot.in_reach(after))
 
 
 def release_quarantine(state: Path, reason: str, log: Log) -> None:

@@ -141,6 +141,18 @@ def foreign(snapshot: Snapshot) -> Snapshot:
     }
 
 
+def in_reach(snapshot: Snapshot) -> Snapshot:
+    """Without what nothing of ours ever writes to: the tables of others in nftables.
+
+    A commit to a legacy table replaces all of it. A transaction of nftables names what it
+    changes, and ours name tables of ours alone: firewalld may build its own meanwhile.
+    """
+    return {
+        name: [line for line in lines if name != "nft" or _OURS.search(line)]
+        for name, lines in snapshot.items()
+    }
+
+
 def joined(one: Snapshot, other: Snapshot) -> Snapshot:
     """All lines of both."""
     return {

@@ -229,6 +229,29 @@ def test_the_sweep_needs_no_journal(host: Host, net: Any, sh: Callable[..., str]
     assert listing(sh) == before
 
 
+@pytest.mark.parametrize("when", ["apply", "revert"])
+def test_a_firewall_that_builds_its_rules_meanwhile_quarantines_nobody(
+    node: Any, sh: Callable[..., str], when: str
+) -> None:
+    """As firewalld does for a while after its start, and docker at any time."""
+    done: list[str] = []
+
+    def build() -> None:
+        if not done:
+            done.append(sh("nft", "add", "table", "inet", "firewalld"))
+            sh("nft", "add", "chain", "inet", "firewalld", "filter_FWD_docker")
+
+    if when == "apply":
+        node.engine.step = build
+    fault = node.partition()
+    assert node.status(fault).state == "in_force", node.status(fault).detail
+    node.engine.step = build
+    node.supervisor.obey(Revert(fault=fault), now_us())
+    assert done
+    assert (node.status(fault).clean, node.supervisor.quarantine) == (True, [])
+    assert "filter_FWD_docker" in listing(sh)
+
+
 @pytest.mark.parametrize("action", ["drop", "reject"])
 def test_a_fault_from_apply_to_end(
     node: Any, net: Any, sh: Callable[..., str], action: str

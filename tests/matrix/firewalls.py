@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.matrix.containers import wait_until
+
 PORT = 8081
 
 FAULTS: dict[str, tuple[str, dict[str, str]]] = {
@@ -60,8 +62,13 @@ def works_beside(
 ) -> None:
     """The peer is hit and the bystander is not; the firewall is as it was."""
     kind, params = FAULTS[name]
+
+    def bystander() -> bool:
+        made.await_in_force(fault)
+        return bool(outside.fetches(PORT, source="10.66.0.3"))
+
     with page():
-        assert outside.fetches(PORT)
+        wait_until(lambda: outside.fetches(PORT), "the page is not reached without a fault")
         before = listing(run)
         fault = made.apply(kind, peers=outside.address, **params)
         made.await_in_force(fault)
@@ -72,7 +79,7 @@ def works_beside(
             made.await_in_force(fault)
         assert not outside.fetches(PORT)
         made.await_in_force(fault)
-        assert outside.fetches(PORT, source="10.66.0.3")
+        wait_until(bystander, "the bystander is hit as well")
         ends(made, fault)
-        assert outside.fetches(PORT)
+        wait_until(lambda: outside.fetches(PORT), "the page is not reached after the fault")
         assert listing(run) == before
