@@ -199,7 +199,7 @@ def _figures(measured: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"`{row['kind']}` {row['params']}".strip(),
                 row["asked"],
                 row["measured"],
-                row.get("hits") or "not counted",
+                row["hits"] or "not counted" if "hits" in row else "–",
                 *(_seconds(row["gone"].get(cause)) for cause in ("duration", "abort", "killed")),
                 row["residue"] or "none",
                 row["date"],

@@ -143,7 +143,7 @@ def _ops(effect: Effect) -> Any:
 
 _NOTHING = Nothing()
 SNAPSHOT = SimpleNamespace(
-    **dict.fromkeys(("take", "without", "tagged", "foreign", "joined"), lambda *_: {}),
+    **dict.fromkeys(("take", "without", "tagged", "foreign", "in_reach", "joined"), lambda *_: {}),
     scope_of=lambda _: None,
     **dict.fromkeys(("diff", "left_over"), lambda *_: []),
 )

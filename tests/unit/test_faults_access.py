@@ -62,8 +62,13 @@ def compiled(kind: str, node: NodeView) -> list[tuple[Effect, ...]]:
     return found
 
 
-@pytest.mark.parametrize("backend", ["xtables", "nft"])
-@pytest.mark.parametrize("kind", NETWORK)
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [
+        *((kind, "xtables") for kind in NETWORK),
+        *((kind, "nft") for kind in NETWORK if kind != "tamper.payload"),  # it is refused there
+    ],
+)
 @settings(derandomize=True, deadline=None, database=None, max_examples=10)
 @given(ports=st.sets(st.integers(1, 65535), min_size=1, max_size=40))
 def test_every_network_fault_lets_every_port_of_ssh_pass(
