@@ -45,7 +45,8 @@ class Children:
 
         (Were it put there by us, the cap would make the interpreter's start slow.)
         """
-        self.names()
+        alive = self.names()
+        self._running = {name: child for name, child in self._running.items() if name in alive}
         arguments = [name, deadline_us, expires_us, os.getpid(), *cgroups, "--", *work]
         self._running[name] = subprocess.Popen(
             [sys.executable, "-I", "-S", PROGRAM, *map(str, arguments)],
@@ -57,11 +58,8 @@ class Children:
         )
 
     def names(self) -> list[str]:
-        """The holders of ours that are alive. One that has ended is forgotten here."""
-        ended = [name for name, child in self._running.items() if child.poll() is not None]
-        for name in ended:
-            del self._running[name]
-        return sorted(self._running)
+        """The holders of ours that are alive."""
+        return sorted(name for name in self._running if self.running(name) is not None)
 
     def running(self, name: str) -> int | None:
         """The pid of a holder of ours that is alive, else None."""

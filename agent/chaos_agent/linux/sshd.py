@@ -64,7 +64,12 @@ def find(systemd: Systemd) -> tuple[SshPort, ...]:
 
     Raises Unsupported when this kernel does not list sockets.
     """
-    listening = sockets.listening()
+    try:
+        listening = sockets.listening()
+    except Unsupported as error:
+        raise Unsupported(
+            f"nobody knows where SSH listens: {error.what}", hint=error.hint
+        ) from None
     servers = {one.pid: one for one in _servers()}
     found = [
         *_by_descriptors(servers, listening),

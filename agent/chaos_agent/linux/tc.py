@@ -171,7 +171,7 @@ class Tc:
 
     def _qdisc(self, link: Link, kind: str, parent: int) -> Any:
         """The options of the qdisc below that parent (U32: at the root), if it is of that kind."""
-        for message in self._qdiscs({link.index}):
+        for message in self.dump_qdiscs({link.index}):
             if message.get_attr("TCA_KIND") == kind and message["parent"] == parent:
                 return message.get_attr("TCA_OPTIONS")
         return None
@@ -335,9 +335,6 @@ class Tc:
     @kernel_call
     def dump_qdiscs(self, devices: Collection[int]) -> list[Any]:
         """Every qdisc of these devices (by ifindex)."""
-        return self._qdiscs(devices)
-
-    def _qdiscs(self, devices: Collection[int]) -> list[Any]:
         return decoded(tcmsg, (one for one in self._list_qdiscs() if _index(one) in devices))
 
     def _list_qdiscs(self) -> list[bytes]:
