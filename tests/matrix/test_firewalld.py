@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 from tests.matrix import firewalls
+from tests.matrix.containers import wait_until
 
 
 @pytest.fixture
 def firewall(outside: Any, sh: Callable[..., str]) -> Iterator[None]:  # noqa: ARG001
     """It runs, and lets the page's port through."""
     sh("systemctl", "start", "firewalld")
-    sh("firewall-cmd", "--permanent", f"--add-port={firewalls.PORT}/tcp")
-    sh("firewall-cmd", "--reload")
+    wait_until(lambda: "firewalld" in sh("nft", "list", "tables"), "firewalld makes no table")
+    for now_or_later in ((), ("--permanent",)):  # as it runs, and after a reload
+        sh("firewall-cmd", *now_or_later, f"--add-port={firewalls.PORT}/tcp")
     try:
         yield
     finally:
