@@ -200,21 +200,37 @@ def test_a_chain_without_a_set_takes_its_table_along(host: Host, sh: Callable[..
     assert listing(sh) == before
 
 
-def test_flags_are_the_same_in_either_way_in_which_nftables_lists_them(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("rule", "one", "other"),
+    [
+        pytest.param(
+            Rule("DROP", protocol="tcp", syn=True, destination_ports=("80",)),
+            '["fin", "syn", "rst", "ack"]',
+            '{"|": ["fin", "syn", "rst", "ack"]}',
+            id="flags, 1.0 and 1.1",
+        ),
+        pytest.param(
+            Rule("REJECT", protocol="udp"),
+            '{"reject": {"type": "icmp", "expr": "port-unreachable"}}',
+            '{"reject": null}',
+            id="the usual refusal, 1.0 and 0.9",
+        ),
+    ],
+)
+def test_a_rule_is_the_same_in_whatever_way_a_version_lists_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, rule: Rule, one: str, other: str
 ) -> None:
-    """1.1 joins them by ``|``, where 1.0 lists them."""
-    rule = Rule("DROP", protocol="tcp", syn=True, destination_ports=("80",))
     chain = Chain("CHAOS-0000000a-in", 4, "mangle", "INPUT", (rule,), "nft")
     apply(host, chain)
     run = host.nft.run
-    old, new = '["fin", "syn", "rst", "ack"]', '{"|": ["fin", "syn", "rst", "ack"]}'
+    listed = json.dumps(host.nft.table("ip", "chs-0000000a"))
+    assert (one in listed) != (other in listed)
 
-    def as_listed_by(other: str, one: str) -> Callable[..., Any]:
-        return lambda *commands: json.loads(json.dumps(run(*commands)).replace(one, other))
+    def as_listed(old: str, new: str) -> Callable[..., Any]:
+        return lambda *commands: json.loads(json.dumps(run(*commands)).replace(old, new))
 
-    for other, one in ((new, old), (old, new)):
-        monkeypatch.setattr(host.nft, "run", as_listed_by(other, one))
+    for old, new in ((one, other), (other, one)):
+        monkeypatch.setattr(host.nft, "run", as_listed(old, new))
         assert ops(chain).verify(host, chain) is None
 
 

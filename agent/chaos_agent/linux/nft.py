@@ -80,7 +80,9 @@ class Nft:
                 raise Gone(f"nftables: {line}", hint="another program has removed it")
             if code_of(line) in _NO_FAULT_OF_THE_KERNELS:
                 raise refusal("change nftables", code_of(line), line)
-            raise Unsupported(f"nftables refuses: {line}", hint=module_hint())
+            raise Unsupported(
+                f"nftables refuses: {line.strip() or 'it does not say why'}", hint=module_hint()
+            )
         found: list[Command] = json.loads(said)["nftables"] if said else []
         return found
 

@@ -26,6 +26,9 @@ _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _PRIORITY = {"raw": -301, "mangle": -151, "filter": -1, "nat": -101, "security": 49}
 _REJECT = {4: "icmp", 6: "icmpv6"}
 _REJECT_PREFIX = {4: "icmp-", 6: "icmp6-"}  # of xtables' names for the same
+_USUAL_REFUSALS = [
+    {"reject": {"type": kind, "expr": "port-unreachable"}} for kind in _REJECT.values()
+]
 _ICMPV6 = {
     "133": "nd-router-solicit",
     "134": "nd-router-advert",
@@ -363,16 +366,19 @@ def _met(expression: list[Command]) -> int:
 def _plain(expression: list[Command]) -> list[Command]:
     """Without what counts. A reset implies TCP, so that match is not listed.
 
-    Several flags are a list, or since nftables 1.1 what joins them.
+    Several flags are a list, or since nftables 1.1 what joins them; the usual refusal is
+    written out, or before 1.0 left out.
     """
     implied = (
         [_is(_meta("l4proto"), "tcp")] if {"reject": {"type": "tcp reset"}} in expression else []
     )
-    return [
-        {"counter": None} if "counter" in part else _unjoined(part)
-        for part in expression
-        if part not in implied
-    ]
+    return [_steady(part) for part in expression if part not in implied]
+
+
+def _steady(part: Command) -> Command:
+    if "counter" in part:
+        return {"counter": None}
+    return {"reject": None} if part in _USUAL_REFUSALS else _unjoined(part)
 
 
 def _unjoined(part: Any) -> Any:
