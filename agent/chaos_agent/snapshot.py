@@ -142,10 +142,10 @@ def foreign(snapshot: Snapshot) -> Snapshot:
 
 
 def in_reach(snapshot: Snapshot) -> Snapshot:
-    """Without what nothing of ours ever writes to: the tables of others in nftables.
+    """The snapshot without what the agent cannot have changed: foreign nftables tables.
 
-    A commit to a legacy table replaces all of it. A transaction of nftables names what it
-    changes, and ours name tables of ours alone: firewalld may build its own meanwhile.
+    A commit to an xtables table replaces the whole table, foreign rules included. An nftables
+    transaction changes only the tables that it names, and the agent names only its own.
     """
     return {
         name: [line for line in lines if name != "nft" or _OURS.search(line)]

@@ -1,4 +1,4 @@
-"""What is read over netlink without pyroute2's event loop, beside what iproute2 says."""
+"""Links, neighbours and errors read over the netlink socket, compared with iproute2."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from chaos_agent.linux.host import Host
 from chaos_agent.linux.netlink import Connection, NetlinkError
 from chaos_core.errors import ChaosError, Unsupported
 
+pytestmark = pytest.mark.usefixtures("net")
 _ALL_LINKS = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
-def connection(net: Any) -> Iterator[Connection]:  # noqa: ARG001
+def connection() -> Iterator[Connection]:
     made = Connection()
     yield made
     made.close()
 
 
-def test_links_are_what_ip_lists(host: Host, net: Any, sh: Callable[..., str]) -> None:  # noqa: ARG001
+def test_links_are_what_ip_lists(host: Host, sh: Callable[..., str]) -> None:
     for number in range(300):  # more than one message of the kernel's holds
         sh("ip", "link", "add", f"many{number}", "type", "veth", "peer", "name", f"other{number}")
     sh("ip", "link", "set", "many7", "alias", "chaos clsact=5")
@@ -53,7 +54,7 @@ def test_links_are_what_ip_lists(host: Host, net: Any, sh: Callable[..., str]) -
     assert host.tc.link("longer-than-any-name-can-be") is None
 
 
-def test_an_alternative_name_is_no_link(host: Host, net: Any, sh: Callable[..., str]) -> None:  # noqa: ARG001
+def test_an_alternative_name_is_no_link(host: Host, sh: Callable[..., str]) -> None:
     sh("ip", "link", "property", "add", "dev", "v0", "altname", "other-name")
     assert host.tc.link("other-name") is None
 
@@ -96,6 +97,27 @@ def test_too_many_are_refused_and_the_next_answer_is_whole(
         connection.dump(RTM_GETLINK, _ALL_LINKS)
     monkeypatch.undo()
     assert len(connection.dump(RTM_GETLINK, _ALL_LINKS)) >= 2
+
+
+@pytest.mark.parametrize("changes", [1, 100])
+def test_a_list_that_changes_while_it_is_read_is_read_again_and_never_used_in_part(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    """A link that is missing from it would be taken for one that is gone."""
+    receive, left = connection._receive, [changes]
+
+    def interrupted() -> Iterator[tuple[int, bytes]]:
+        left[0] -= 1
+        for kind, message in receive():
+            flags = 0x10 if left[0] >= 0 else 0  # NLM_F_DUMP_INTR
+            yield kind, message[:6] + struct.pack("=H", flags) + message[8:]
+
+    monkeypatch.setattr(connection, "_receive", interrupted)
+    if changes > 1:
+        with pytest.raises(ChaosError, match="kept changing"):
+            connection.dump(RTM_GETLINK, _ALL_LINKS)
+    else:
+        assert len(connection.dump(RTM_GETLINK, _ALL_LINKS)) >= 2
 
 
 def test_a_kernel_that_does_not_answer_is_not_waited_for(

@@ -183,7 +183,7 @@ def test_what_nftables_cannot_match_is_refused_and_nothing_is_left(
 
 
 def test_a_chain_without_a_set_takes_its_table_along(host: Host, sh: Callable[..., str]) -> None:
-    """As those that only count do, beside a detour, and those of the doctor."""
+    """A chain that only counts packets has no set; neither have those of `chaos-agent doctor`."""
     before = listing(sh)
     chains = [
         Chain(f"CHAOS-0000000a-{end}", 4, "mangle", "INPUT", (Rule("SEEN", source=net),), "nft")

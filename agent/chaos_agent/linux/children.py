@@ -58,7 +58,7 @@ class Children:
         )
 
     def names(self) -> list[str]:
-        """The holders of ours that are alive."""
+        """The names of the living holders that this process has started."""
         return sorted(name for name in self._running if self.running(name) is not None)
 
     def running(self, name: str) -> int | None:
@@ -102,7 +102,10 @@ class Children:
             ) from None
 
     def pids(self, name: str) -> list[int]:
-        """The processes of that name. Only those of another keeper's must be looked for."""
+        """The living holders of that name.
+
+        /proc is searched only for a name that this process has not started.
+        """
         if name not in self._running:
             return named(name)
         pid = self.running(name)

@@ -31,7 +31,7 @@ _ERROR, _DONE = 2, 3
 _INTERRUPTED = 0x10
 _TIMEOUT = 1.0  # seconds; the kernel answers at once
 _BUFFER = 1 << 17  # a message of the kernel's own has 32 KiB at most
-_TRIES = 3  # of a dump that a change has interrupted
+_TRIES = 10  # of a dump that a change has interrupted
 _HEADER = struct.Struct("=IHHII")
 _CODE = struct.Struct("=i")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -84,7 +84,11 @@ class Connection:
         raise ChaosError("the kernel does not answer over netlink")
 
     def dump(self, kind: int, body: bytes, flags: int = DUMP) -> list[bytes]:
-        """All messages of a listing. Raises NetlinkError, Unsupported when they are too many."""
+        """All messages of a listing. Raises NetlinkError, Unsupported when they are too many.
+
+        A list that changed while it was read may lack what is there, so it is never returned:
+        ChaosError after some tries.
+        """
         for _ in range(_TRIES):
             found: list[bytes] = []
             interrupted = False
@@ -104,8 +108,11 @@ class Connection:
                         hint="name single addresses as peers, or the interface",
                     )
             if not interrupted:
-                break
-        return found
+                return found
+        raise ChaosError(
+            f"what the kernel lists kept changing while it was read, {_TRIES} times",
+            hint="name single addresses as peers if it is the routes that change",
+        )
 
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF

@@ -29,7 +29,8 @@ _SERVICE = re.compile(r"/([^/\n]+\.service)(?:/|$)", re.MULTILINE)
 
 def pids() -> list[int]:
     """Every process of this host."""
-    return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208
+    with os.scandir(_PROC) as entries:
+        return [int(entry.name) for entry in entries if entry.name.isdigit()]
 
 
 def comm(pid: int) -> str:

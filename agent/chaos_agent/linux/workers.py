@@ -141,7 +141,7 @@ class Workers:
         return self._pids(name, self._running.get(name))
 
     def _pids(self, name: str, run: _Run | None) -> list[int]:
-        """By whom we started, or by systemd's group for the service, before anybody else's."""
+        """From the child process, else the service's cgroup, else, without systemd, /proc."""
         if run is not None and run.child is not None:
             return [run.child.pid] if run.child.poll() is None else []
         return members(f"system.slice/{name}.service") if RUNNING.is_dir() else children.named(name)

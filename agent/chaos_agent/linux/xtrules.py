@@ -74,18 +74,30 @@ def _read_options_as_they_are() -> None:
     size = ctypes.sizeof(entry)
     if multiport:
         first = ctypes.cast(multiport[0].x6_options, ctypes.c_void_p).value or 0
-        if not ctypes.c_void_p.from_address(first + size).value:
-            size += 8
+        size = entry_size(first, size)
 
     def lookup(_: Any, entries: Any, name: bytes) -> Any:
-        at = ctypes.cast(entries, ctypes.c_void_p).value or 0
-        while (found := entry.from_address(at)).name:
-            if found.name == name:
-                return found
-            at += size
-        return None
+        return option(entry, ctypes.cast(entries, ctypes.c_void_p).value or 0, size, name)
 
     library._option_lookup = lookup
+
+
+def entry_size(first: int, size: int) -> int:
+    """How many bytes lie between the options at the address ``first``: ``size``, or 8 more.
+
+    The first option must end in zeros, and a second one follow.
+    """
+    return size if ctypes.c_void_p.from_address(first + size).value else size + 8
+
+
+def option(kind: Any, first: int, size: int, name: bytes) -> Any:
+    """The option of that name, a ``kind`` at its own address; None without it."""
+    at = first
+    while (found := kind.from_address(at)).name:
+        if found.name == name:
+            return found
+        at += size
+    return None
 
 
 def _find_library(name: str) -> str | None:

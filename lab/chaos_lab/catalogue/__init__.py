@@ -54,7 +54,7 @@ _TRIES = 5
 class Row:
     """What was found of one kind. ``gone`` is in seconds from the cause, by its name; ``hits``
 
-    is what the agent itself reports, beside what was ``measured`` without it.
+    is what the agent reports, ``measured`` what was seen from outside.
     """
 
     kind: str
