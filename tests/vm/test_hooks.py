@@ -64,9 +64,9 @@ def sh(drill: Drill, *argv: str) -> str:
 def marks(drill: Drill) -> str:
     """What the hooks have left, whose it is, and our units."""
     units = ["systemctl", "list-units", "--all", "--no-legend", "--plain", "chs-*"]
-    # An undo may take a mark away between find's two looks at it.
-    find = ["find", PLACE, "-ignore_readdir_race", "-mindepth", "1", "-printf", "%f %u\n"]
-    return sh(drill, *find) + sh(drill, *units)
+    # find ends with 1 when an undo takes a mark away between its two looks at it.
+    find = ["find", PLACE, "-mindepth", "1", "-printf", "%f %u\n"]
+    return drill.fleet.exec("n1", find, check=False).stdout + sh(drill, *units)
 
 
 def refused(drill: Drill, *words: str) -> tuple[int, str]:
