@@ -34,6 +34,7 @@ SOURCES = (
     "proto/chaos_proto", "core", "experiment", "agent", "controller", "ctl", "lab", "systemd",
     "packaging",
 )  # fmt: skip
+STRAY = (".lock", ".gitignore", "CACHEDIR.TAG")
 FILES = ("pyproject.toml", "uv.lock", "README.md", "LICENSE")
 
 
@@ -152,6 +153,13 @@ def install_units(stage: Path) -> None:
         sys.exit("build_deb: systemd/ has no units to install")
 
 
+def tidy(stage: Path) -> None:
+    """Take out what uv keeps for itself, and let nobody but root write to any file."""
+    for stray in STRAY:
+        (stage / PREFIX / stray).unlink(missing_ok=True)
+    run(["chmod", "-R", "go-w", stage])
+
+
 def install_control(stage: Path, version: str, key: str) -> None:
     """Add the package's metadata and its maintainer scripts."""
     control = stage / "DEBIAN"
@@ -193,9 +201,11 @@ def main() -> None:
             run(["cp", "-a", "--reflink=auto", third_party, stage])
             install_project(stage)
             install_units(stage)
+            tidy(stage)
             install_control(stage, version, key)
             new = Path(temporary) / deb.name
-            run(["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "--build", stage, new])
+            # gzip, since the dpkg of Debian 11 and older knows no zstd.
+            run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", stage, new])
             new.replace(deb)
     print(deb)
 

@@ -67,11 +67,16 @@ def build(lab: LabDir, say: Progress) -> Image:
         return _build(lab, say)
 
 
+def package(lab: LabDir) -> Path:
+    """The .deb of the present source, built if it has changed. Raises LabError."""
+    return Path(run([sys.executable, str(lab.root / "packaging/build_deb.py")]).split()[-1])
+
+
 def _build(lab: LabDir, say: Progress) -> Image:
     kernel = uml.version()
     rootfs = _rootfs(lab.cache, kernel, say)
     say("packaging chaosctl")
-    deb = Path(run([sys.executable, str(lab.root / "packaging/build_deb.py")]).split()[-1])
+    deb = package(lab)
     inputs = run(["dpkg-deb", "--field", str(deb), "Inputs"]).strip()
     files = {name: list(spec) for name, spec in guest.FILES.items()}
     key = _key(rootfs.name, inputs, files, guest.ENABLED, guest.MASKED, DISK_SIZE)

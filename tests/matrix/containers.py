@@ -41,9 +41,9 @@ def image(run: Callable[..., str], tool: str, at: Path) -> None:
 
 
 def serve(run: Callable[..., str], tool: str) -> None:
-    """Run the container ``web``; its page is published."""
+    """Run the container ``web``; its page is published. It may ping, which podman's may not."""
     serving = ("/bin/busybox", "httpd", "-f", "-p", str(INNER), "-h", "/")
-    publish = ("-d", "--name", "web", "-p", f"{PUBLISHED}:{INNER}")
+    publish = ("-d", "--name", "web", "--cap-add", "NET_RAW", "-p", f"{PUBLISHED}:{INNER}")
     run(tool, "run", *publish, "box:local", *serving)
 
 

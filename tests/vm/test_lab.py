@@ -202,6 +202,12 @@ def test_up_on_a_running_fleet_changes_nothing_and_another_command_finds_it(
     assert again.exec("n1", ["hostname"]).stdout == "n1\n"
 
 
+def test_the_package_brings_nothing_that_others_can_write_and_nothing_stray(fleet: Fleet) -> None:
+    stray = ["-name", ".lock", "-o", "-name", ".gitignore", "-o", "-name", "CACHEDIR.TAG"]
+    find = ["find", "/opt/chaosctl", "-perm", "/022", "-not", "-type", "l", "-o", *stray]
+    assert fleet.exec("n1", find).stdout == ""
+
+
 def test_the_package_is_purged_without_a_trace(second: Fleet) -> None:
     second.exec("controller", ["dpkg", "--purge", "chaosctl"])
     find = ["find", "/etc", "/lib/", "/opt", "/usr", "/var/lib", "-xdev", "-iname", "*chaos*"]

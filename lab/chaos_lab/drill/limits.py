@@ -12,12 +12,20 @@ from chaos_lab.provision import CONTROLLER_UNIT, LINK_UNIT
 
 def limits(drill: Drill) -> None:
     """Everything above the production envelope is refused, with the controller out of the way."""
-    wrong = [*_by_the_agent(drill), *_second_node(drill)]
+    _check(drill, [*_by_the_agent(drill), *_second_node(drill)], len(_cases(drill)) + 2)
+
+
+def limits_of_the_node(drill: Drill) -> None:
+    """The same for one node, where there is no second."""
+    _check(drill, _by_the_agent(drill), len(_cases(drill)))
+
+
+def _check(drill: Drill, wrong: list[str], cases: int) -> None:
     drill.check(
         "limits.refused",
         "P1",
         "each request above the envelope is refused",
-        "; ".join(wrong) or f"all {len(_cases(drill)) + 2} refused",
+        "; ".join(wrong) or f"all {cases} refused",
         "",
         not wrong,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_lab import guest
-from chaos_lab.image import Progress, _atomic, _key
+from chaos_lab.image import Progress, _atomic, _key, package
 from chaos_lab.layout import LabDir
 from chaos_lab.matrix import initrd, releases
 from chaos_lab.matrix.releases import PYTHON_FROM, Release
@@ -86,12 +86,15 @@ def build(lab: LabDir, release: Release, say: Progress, *, neighbours: bool = Tr
 
 
 def project_disk(lab: LabDir, to: Path) -> None:
-    """A disk with the project's source and its Python environment, as they are now."""
+    """A disk with the project's source, its Python environment and its .deb, as they are now."""
+    deb = package(lab)
     with tempfile.TemporaryDirectory(prefix="project-", dir=lab.cache) as temporary:
         stage = Path(temporary, "project")
         stage.mkdir()
         for name in _TREES:
             run(["cp", "-a", "--reflink=auto", str(lab.root / name), str(stage / name)])
+        (stage / "dist").mkdir()
+        shutil.copy2(deb, stage / "dist")
         python = stage / ".venv/bin/python"
         python.unlink()
         python.symlink_to(releases.PYTHON)

@@ -63,7 +63,7 @@ PYTHON_FROM = RELEASES["debian12"]
 
 BASE = (
     *("busybox-static", "dbus", "e2fsprogs", "ipset", "iproute2", "iptables", "iputils-ping"),
-    *("kmod", "nftables", "procps", "systemd", "systemd-sysv", "udev"),
+    *("kmod", "nftables", "openssh-server", "procps", "systemd", "systemd-sysv", "udev"),
 )
 """Packages of every image."""
 

@@ -21,7 +21,11 @@ from chaos_lab.process import run as command
 _SILENCE_S = 900.0
 """How long a test may say nothing, on a machine that has other things to do as well."""
 
-_ENVIRONMENT = {"CHAOS_GUEST": "matrix", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+_ENVIRONMENT = {
+    "CHAOS_GUEST": "matrix",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONUNBUFFERED": "1",
+}
 
 _VERSIONS = {
     "kernel": "uname -r",
