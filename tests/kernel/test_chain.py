@@ -17,7 +17,7 @@ from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.xtrules import build_jump
 from chaos_core.effects import Chain, Effect, Family, LeasedSet, Rule
-from chaos_core.errors import NotInForce, Unsupported
+from chaos_core.errors import Busy, Unsupported
 
 SAVE: dict[Family, str] = {4: "iptables-legacy-save", 6: "ip6tables-legacy-save"}
 TOOL: dict[Family, str] = {4: "iptables-legacy", 6: "ip6tables-legacy"}
@@ -272,7 +272,7 @@ def test_a_held_lock_is_reported_within_the_revert_budget(host: Host, net: Any) 
     started = time.monotonic()
     with Path("/run/xtables.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(NotInForce, match=r"xtables\.lock is held"):
+        with pytest.raises(Busy, match=r"xtables\.lock is held"):
             ops(chain).apply(host, chain, now_us() + LATER)
     assert time.monotonic() - started < 1.3
     apply(host, chain)
@@ -320,3 +320,18 @@ def test_reading_does_not_leak(host: Host, net: Any) -> None:
     for _ in range(200):
         assert ops(chain).verify(host, chain) is None
     assert resident() - before < 2 * 2**20
+
+
+def test_matches_of_which_the_kernel_has_only_newer_revisions_are_no_news() -> None:
+    """A start that warns of what is no problem teaches people to read past warnings."""
+    program = (
+        "from chaos_agent.linux.xtables import Xtables\n"
+        "from chaos_core.effects import Chain, Rule\n"
+        "for family in 4, 6:\n"
+        "    chain = Chain('CHAOS-0000000a-in', family, 'filter', 'OUTPUT',"
+        " (Rule('RETURN', uid=5),))\n"
+        "    Xtables().try_rule(chain)\n"
+    )
+    argv = ["unshare", "--net", sys.executable, "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -14,7 +14,7 @@ from typing import Any
 
 from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.refusal import code_of, refusal
-from chaos_core.errors import NotInForce, Unsupported
+from chaos_core.errors import ChaosError, NotInForce, Unsupported
 
 Command = dict[str, Any]
 
@@ -56,35 +56,42 @@ def _library() -> Any:
 
 
 class Nft:
-    """One libnftables context, of the network namespace in which it was made."""
+    """nftables of the network namespace of the moment.
+
+    Each call has a libnftables context of its own: one of 0.9.8 (Debian 11) is of no use after
+    it has listed a set of intervals, since what it keeps of that is not what it looks for next.
+    """
 
     def __init__(self) -> None:
         self._lib = _library()
-        self._context = self._lib.nft_ctx_new(0)
-        self._lib.nft_ctx_buffer_output(self._context)
-        self._lib.nft_ctx_buffer_error(self._context)
-        self._lib.nft_ctx_output_set_flags(self._context, _JSON)
-
-    def close(self) -> None:
-        self._lib.nft_ctx_free(self._context)
 
     def run(self, *commands: Command) -> list[Command]:
         """All of them or none. Raises Gone, Unsupported, or what ``refusal`` makes of it."""
-        text = json.dumps({"nftables": commands}).encode()
-        failed = self._lib.nft_run_cmd_from_buffer(self._context, text)
-        said = self._lib.nft_ctx_get_output_buffer(self._context)
-        problem = self._lib.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
+        failed, said, problem = self._call(json.dumps({"nftables": commands}).encode())
         if failed:
-            line = problem.strip().split("\n")[0].rpartition("Error: ")[2]
+            line = problem.strip().split("\n")[0].rpartition("Error: ")[2].strip()
             if any(gone in line for gone in _GONE):
                 raise Gone(f"nftables: {line}", hint="another program has removed it")
             if code_of(line) in _NO_FAULT_OF_THE_KERNELS:
                 raise refusal("change nftables", code_of(line), line)
-            raise Unsupported(
-                f"nftables refuses: {line.strip() or 'it does not say why'}", hint=module_hint()
-            )
+            if not line:
+                raise ChaosError("nftables refuses and does not say why")
+            raise Unsupported(f"nftables refuses: {line}", hint=module_hint())
         found: list[Command] = json.loads(said)["nftables"] if said else []
         return found
+
+    def _call(self, text: bytes) -> tuple[int, bytes, str]:
+        context = self._lib.nft_ctx_new(0)
+        try:
+            self._lib.nft_ctx_buffer_output(context)
+            self._lib.nft_ctx_buffer_error(context)
+            self._lib.nft_ctx_output_set_flags(context, _JSON)
+            failed = self._lib.nft_run_cmd_from_buffer(context, text)
+            said = self._lib.nft_ctx_get_output_buffer(context)
+            problem = self._lib.nft_ctx_get_error_buffer(context)
+            return failed, said, problem.decode(errors="replace")
+        finally:
+            self._lib.nft_ctx_free(context)
 
     def tables(self) -> list[tuple[str, str]]:
         """(family, name) of every table, sorted."""

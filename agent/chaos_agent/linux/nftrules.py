@@ -37,6 +37,7 @@ _ICMPV6 = {
     "137": "nd-redirect",
 }
 _MILLION = 1_000_000
+_DEFAULT_TIMEOUT_S = 3_600  # longer than any fault
 
 
 def table_of(name: str) -> str:
@@ -56,11 +57,15 @@ class NftSets:
         self._nft = nft
 
     def create(self, name: str, family: Family) -> None:
-        """Create the set and its table unless they exist. An entry lives 1 s by default."""
+        """Create the set and its table unless they exist.
+
+        Every entry is put in with a timeout. The set's own is for what nft 0.9 gives none: the
+        end of an interval, which must not be gone before its beginning.
+        """
         where = {"family": _FAMILY[family], "table": table_of(name), "name": name}
         self._nft.run(
             {"add": {"table": {"family": _FAMILY[family], "name": table_of(name)}}},
-            {"add": {"set": {**where, "type": _TYPE[family], "timeout": 1,
+            {"add": {"set": {**where, "type": _TYPE[family], "timeout": _DEFAULT_TIMEOUT_S,
                              "flags": ["interval", "timeout"]}}},
         )  # fmt: skip
 
@@ -276,7 +281,9 @@ def _matches(rule: Rule, family: Family) -> Iterator[Command]:
         if ranges:
             yield _is(_payload(rule.protocol, field), _ports(ranges))
     if rule.syn:
-        flags = {"&": [_payload("tcp", "flags"), ["fin", "syn", "rst", "ack"]]}
+        # Two at a time: 0.9 takes no list here.
+        some = {"|": [{"|": [{"|": ["fin", "syn"]}, "rst"]}, "ack"]}
+        flags = {"&": [_payload("tcp", "flags"), some]}
         yield _is(flags, "syn")
     if rule.uid is not None:
         yield _is(_meta("skuid"), rule.uid)
@@ -352,10 +359,13 @@ def _value(cidr: str) -> Any:
 
 
 def _cidr(value: Any) -> str:
-    if isinstance(value, dict):
-        prefix = value["prefix"]
-        return canonical(f"{prefix['addr']}/{prefix['len']}")
-    return canonical(str(value))
+    match value:
+        case {"prefix": {"addr": address, "len": length}}:
+            return canonical(f"{address}/{length}")
+        case {"range": [first, last]}:  # no entry of ours, whoever has put it there
+            return f"{first}-{last}"
+        case _:
+            return canonical(str(value))
 
 
 def _met(expression: list[Command]) -> int:
@@ -366,8 +376,8 @@ def _met(expression: list[Command]) -> int:
 def _plain(expression: list[Command]) -> list[Command]:
     """Without what counts. A reset implies TCP, so that match is not listed.
 
-    Several flags are a list, or since nftables 1.1 what joins them; the usual refusal is
-    written out, or before 1.0 left out.
+    Several flags are a list, or with nftables 0.9 and since 1.1 what joins them; the usual
+    refusal is written out, or before 1.0 left out.
     """
     implied = (
         [_is(_meta("l4proto"), "tcp")] if {"reject": {"type": "tcp reset"}} in expression else []
@@ -382,12 +392,20 @@ def _steady(part: Command) -> Command:
 
 
 def _unjoined(part: Any) -> Any:
-    """The same with ``a | b`` of names as a list of them."""
+    """The same with names that are joined, as in ``(a | b) | c``, as a sorted list of them."""
+    if names := _joined(part):
+        return sorted(names)
     if isinstance(part, list):
         return [_unjoined(one) for one in part]
     if not isinstance(part, dict):
         return part
-    names = part.get("|")
-    if isinstance(names, list) and all(isinstance(one, str) for one in names):
-        return names
     return {key: _unjoined(value) for key, value in part.items()}
+
+
+def _joined(part: Any) -> list[str]:
+    """The names in a list of such, or in what joins them; none for anything else."""
+    match part:
+        case {"|": [*parts]} | [*parts]:
+            names = [[one] if isinstance(one, str) else _joined(one) for one in parts]
+            return [name for one in names for name in one] if all(names) else []
+    return []

@@ -294,16 +294,17 @@ def _build(built: Any, rule: Rule) -> Any:
 
 @cache
 def _load_nat(family: int) -> None:
-    """Make the targets of libxt_NAT known for one family.
+    """Make the targets of libxt_NAT known for one family; before iptables 1.8.8 one has its own.
 
     libxtables registers of a library only what is of the family that it is first loaded
     for, which is made for tools that serve one. So each family gets a copy of its own.
     """
-    library = Path(os.environ["XTABLES_LIBDIR"], "libxt_NAT.so")
-    try:
-        data = library.read_bytes()
-    except OSError as error:
-        raise Unsupported(f"iptables has no NAT targets: {error}") from None
+    place = Path(os.environ["XTABLES_LIBDIR"])
+    older = f"lib{'ipt' if family == socket.AF_INET else 'ip6t'}_REDIRECT.so"
+    library = next((one for one in (place / "libxt_NAT.so", place / older) if one.exists()), None)
+    if library is None:
+        raise Unsupported(f"iptables has no NAT targets: no libxt_NAT.so in {place}")
+    data = library.read_bytes()
     iptc().xtables.xtables._xtables_set_nfproto(family)
     descriptor = os.memfd_create(library.name)
     with os.fdopen(descriptor, "wb") as copy:
@@ -328,9 +329,26 @@ def entry_of(built: Any, family: Family) -> Entry:
 
 
 def _match(built: Any, name: str, *parameters: tuple[str, str | list[str]]) -> None:
+    _load_match(built.nfproto, name)
     match = built.create_match(name)
     for parameter, value in parameters:
         match.set_parameter(parameter, value)
+
+
+@cache
+def _load_match(family: int, name: str) -> None:
+    """Let libxtables choose a match's revision for one family.
+
+    It warns on stderr of those older ones that the kernel has not, which is no problem.
+    """
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 2)
+    try:
+        iptc().xtables.xtables(family).find_match(name)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _new(table: Any, family: Family) -> Any:
