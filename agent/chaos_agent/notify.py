@@ -1,4 +1,7 @@
-"""systemd's notification protocol: READY, WATCHDOG, STOPPING (sd_notify(3))."""
+"""systemd's notification protocol: READY, WATCHDOG, STOPPING (sd_notify(3)).
+
+Nothing here waits: PID 1 may have other things to do than to read.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ class Notifier:
         if not self.address:
             return
         name = f"\0{self.address[1:]}" if self.address.startswith("@") else self.address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        with socket.socket(socket.AF_UNIX, kind) as sender:
             try:
                 sender.connect(name)
                 sender.send(text.encode())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import IO
 
 from chaos_core.messages import Apply, Heartbeat, Hello, Message, from_keeper
 
@@ -74,13 +76,20 @@ class Link:
 class Keeper:
     """Started in the caller's namespace; ``envelope`` is that section of its agent.toml."""
 
-    def __init__(self, directory: Path, envelope: str = 'profile = "lab"') -> None:
+    def __init__(
+        self,
+        directory: Path,
+        envelope: str = 'profile = "lab"',
+        *,
+        log: IO[str] | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.socket = directory / "run" / "keeper.sock"
         text = f'[node]\nname = "n1"\n[envelope]\n{envelope}\n'
         directories = [str(directory / "state"), str(directory / "run")]
         argv = [sys.executable, "-c", _PROGRAM, *directories, text]
-        self._log = tempfile.TemporaryFile("w+", dir=directory)  # noqa: SIM115 - its own lifetime
-        self.process = subprocess.Popen(argv, stderr=self._log)
+        self._log = log or tempfile.TemporaryFile("w+", dir=directory)  # noqa: SIM115 - kept
+        self.process = subprocess.Popen(argv, stderr=self._log, env={**os.environ, **(env or {})})
 
     def end(self) -> str:
         """Stop it in good order and return its log."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -209,3 +210,36 @@ def test_the_keeper_loads_no_library_of_the_wire() -> None:
     ).stdout.split()  # fmt: skip
     unwanted = {"grpc", "google.protobuf", "chaos_proto", "cryptography", "http.client", "typer"}
     assert unwanted.intersection(modules) == set()
+
+
+@pytest.mark.parametrize("deaf", ["log", "systemd"])
+def test_nobody_who_does_not_read_holds_up_the_leases(
+    net: Any,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+    deaf: str,
+) -> None:
+    """A journald or a PID 1 that hangs, and a keeper with much to tell them."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    place = tmp_path / "notify"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd,
+        os.fdopen(writer, "w") as full,
+    ):
+        systemd.bind(str(place))
+        log = full if deaf == "log" else None
+        keeper = Keeper(tmp_path, log=log, env={"NOTIFY_SOCKET": str(place)})
+        try:
+            wait_for(keeper.socket.exists, 20)
+            link = Link(keeper.socket)
+            assert partition(link) == "in_force"
+            for _ in range(60):  # each is refused, which is logged, and tells systemd of a turn
+                link.socket.send(b"no message of ours")
+                time.sleep(0.02)
+            wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 6)  # its lease was not renewed
+            wait_for(lambda: any(one.state == "ended" for one in link.heartbeat().faults), 6)
+        finally:
+            keeper.process.kill()
+            keeper.process.wait()
+            os.close(reader)
