@@ -1,13 +1,13 @@
 """Puts faults on this node and takes them off, each step proven by reading back.
 
-check → compile → snapshot → journal intent (fsync) → apply → snapshot → verify →
-renew … → snapshot → revert in reverse → verify absent → snapshot → journal done. The
-engine knows effects, not leases: ``supervisor.py`` tells it when.
+check → compile → snapshot → journal intent (fsync) → apply → verify → renew … →
+revert in reverse → verify absent → snapshot → journal done. The engine knows effects,
+not leases: ``supervisor.py`` tells it when.
 
-Four snapshots tell our doing from that of others: what differs across the apply or
-across the revert is ours to answer for, and quarantines the node; what of the user's
-differs between the two was changed by somebody else meanwhile, and is only told.
-What carries our tag must never be there that was not there before the apply.
+What carries our tag or is what a fault changes must be after the fault as it was before it.
+What else differs was changed by somebody else meanwhile, and is only told: every request of
+ours to the kernel names things of ours alone, but for a commit to an xtables table, which
+looks itself at what it did (``Xtables.damage``).
 
 It must never apply anything whose undo is not in the journal, never report a
 fault as in force that was not read back, and never report a node as clean that
@@ -42,12 +42,13 @@ from chaos_agent.rerouted import Watch
 from chaos_agent.snapshot import Snapshot
 from chaos_core import composition
 from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
-from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
+from chaos_core.errors import InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.hits import Hits, add
 from chaos_core.lease import Lease
 from chaos_core.node import NodeView
 
+_PAUSE_S = 0.2  # before what could not be swept is tried again
 State = Literal["applying", "in_force", "reverting"]
 
 
@@ -66,8 +67,8 @@ class Standing:
     hold_until: int = 0
     hold_at_most: int = 0
     begun: int = 0  # how many of the effects have been applied
-    pending: str = ""  # what was not yet as asked when last read back
-    applied: Snapshot | None = None  # as it was right after the apply; None before
+    pending: str = ""  # what was not yet as asked, or not yet gone, when last read back
+    complete: bool = False  # all effects have been applied
     counts: Counts = field(default_factory=Counts)
     hits: Hits | None = None  # as last counted; None: not counted
     before_hits: dict[Effect, Hits] = field(default_factory=dict)
@@ -90,13 +91,14 @@ class Outcome:
 
     ``difference`` is empty when the node equals its snapshot but for what others did to
     their own things while the fault was in force, or what is left to the next boot: of
-    such things ``told`` speaks.
+    such things ``told`` speaks. With ``again`` the fault still stands, and is to be ended again.
     """
 
     difference: tuple[str, ...]
     told: str
     ended_at: int
     left_open: bool = False  # the next boot finds its intent, and closes it
+    again: bool = False
 
 
 class Engine:
@@ -195,16 +197,15 @@ class Engine:
             standing.begun += 1
             self.step()
             ops(effect).apply(self.host, effect, standing.hold_until, standing.hold_at_most)
-        if standing.applied is None:
-            self.turn(standing, standing.hold_until)
-            standing.applied = snapshot.take(self.host, snapshot.scope_of(standing.effects))
+        self.turn(standing, standing.hold_until)
+        standing.complete = True
 
     def check(self, standing: Standing) -> None:
         """Read the fault back; its state becomes ``in_force`` once all of it is there.
 
         Raises NotInForce when something that was there has gone.
         """
-        if standing.applied is None:
+        if not standing.complete:
             self._go_on(standing)
         wrong = []
         for effect in standing.effects:
@@ -276,34 +277,46 @@ class Engine:
         for effect in standing.effects[: standing.begun]:
             ops(effect).renew(self.host, effect, hold_until)
 
-    def end(self, fault_id: str, reason: str) -> Outcome:
+    def end(self, fault_id: str, reason: str, *, last: bool = False) -> Outcome:
         """Revert, prove absence, compare with the snapshot, and journal the end.
 
-        Whatever fails is collected and the rest is still reverted; the caller
-        may call again while there is a difference.
+        Whatever fails is collected and the rest is still reverted. While there is a difference
+        the fault stands and the caller tries again, but for the ``last`` time: then the end is
+        journaled with the difference.
         """
         standing = self.standing[fault_id]
-        standing.state = "reverting"
-        with suppress(ChaosError, OSError):  # nothing may keep a fault from being reverted
-            self._count(standing, fresh=True)
-        meanwhile = self._look(standing)
+        if standing.state != "reverting":
+            standing.state = "reverting"
+            with suppress(Exception):  # nothing may keep a fault from being reverted
+                self._count(standing, fresh=True)
         difference = revert_all(self.host, standing.effects, self.step)
         if next_boots(self.host, standing.effects):
             return self._left_open(standing)
         after = self._look(standing)
+        told = ""
         if isinstance(after, str):
             difference.append(after)
         else:
-            difference += self._our_doing(standing, meanwhile, after)
+            difference += self._our_doing(standing, after)
+            told = _told(standing, after)
+        difference += self.host.xtables.damage
         if went_with_the_machine(self.host, difference):
             return self._left_open(standing)
-        told = _told(standing, meanwhile)
         ended_at = self.clock()
+        if difference and not last:
+            return Outcome(tuple(difference), told, ended_at, again=True)
+        self.host.xtables.damage.clear()
         unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
         if unkept:
             difference.append(unkept)
         del self.standing[fault_id]
         return Outcome(tuple(difference), told, ended_at)
+
+    def left(self, fault_id: str, why: str, *, last: bool) -> Outcome:
+        """What ``end`` comes to when it breaks down: the intent stays open, for ``recover``."""
+        if last:
+            del self.standing[fault_id]
+        return Outcome((why,), "", self.clock(), again=not last)
 
     def _left_open(self, standing: Standing) -> Outcome:
         """The next boot finds the intent open and closes it: what a kernel held is gone with it."""
@@ -315,35 +328,26 @@ class Engine:
         """Everything on this node that carries our tag, a line each."""
         return [str(found) for found in sweep.find(self.host)]
 
+    def sweep(self) -> list[str]:
+        """Take away all that carries our tag, while nothing stands; what is left, a line each."""
+        return sweep.clear(self.host, _PAUSE_S, tries=3) if sweep.find(self.host) else []
+
     def _look(self, standing: Standing) -> Snapshot | str:
         """A snapshot, or why there is none: nothing may keep a fault from being reverted."""
         try:
             return snapshot.take(self.host, snapshot.scope_of(standing.effects))
-        except (ChaosError, OSError) as error:
+        except Exception as error:
             return f"the node cannot be read back: {error}"
 
-    def _our_doing(
-        self, standing: Standing, meanwhile: Snapshot | str, after: Snapshot
-    ) -> list[str]:
-        """What apply and revert changed for good. When in doubt, everything is ours."""
+    def _our_doing(self, standing: Standing, after: Snapshot) -> list[str]:
+        """What is not as it was before, of what this fault brings or changes."""
         others = [other for other in self.standing if other != standing.id]
-        before = snapshot.in_reach(standing.before)
-        after = snapshot.in_reach(snapshot.without(after, others))
-        if standing.applied is None or isinstance(meanwhile, str):
-            return snapshot.diff(snapshot.without(before, others), after)
-        applied = snapshot.foreign(snapshot.in_reach(standing.applied))
-        theirs = snapshot.foreign(snapshot.in_reach(meanwhile))
-        ours = snapshot.without(snapshot.tagged(before), others)
-        return [
-            *snapshot.diff(snapshot.foreign(before), applied),
-            *snapshot.diff(snapshot.joined(ours, theirs), after),
-            *snapshot.left_over(before, after),
-        ]
+        before = snapshot.without(standing.before, others)
+        after = snapshot.without(after, others)
+        return snapshot.our_doing(before, after)
 
 
-def _told(standing: Standing, meanwhile: Snapshot | str) -> str:
-    """What others did to their own things while the fault was in force; empty if nothing."""
-    if standing.applied is None or isinstance(meanwhile, str):
-        return ""
-    changed = snapshot.diff(snapshot.foreign(standing.applied), snapshot.foreign(meanwhile))
+def _told(standing: Standing, after: Snapshot) -> str:
+    """What others did to their own things while the fault was on the node; empty if nothing."""
+    changed = snapshot.diff(snapshot.foreign(standing.before), snapshot.foreign(after))
     return f"changed by others during the fault: {'; '.join(changed)}" if changed else ""

@@ -20,6 +20,7 @@ import signal
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from chaos_core.messages import (
     to_keeper,
 )
 
+_STOP_TRIES, _STOP_PAUSE_S = 15, 0.2
 _LONGEST_SLEEP = 500_000  # µs; a signal or the watchdog waits no longer
 
 
@@ -140,11 +142,21 @@ class Keeper:
                 self.notify.alive()
         finally:
             self.notify.stopping()
-            self.supervisor.end_all("shutdown", self.clock())
+            self._end_all()
             self._beat()
             self._drop_link("keeper stops")
             self.listener.close()
             self.log.info("stopped", why=self.stopping or "error")
+
+    def _end_all(self) -> None:
+        """End every fault, in a few tries; what resists stays in the journal for ``recover``."""
+        self.supervisor.end_all("shutdown", self.clock())
+        for _ in range(_STOP_TRIES):
+            if not self.supervisor.engine.standing:
+                break
+            self.notify.alive()
+            time.sleep(_STOP_PAUSE_S)
+            self.supervisor.tick(self.clock())
 
     def _stop(self, number: int, _frame: Any) -> None:
         self.stopping = signal.Signals(number).name

@@ -62,7 +62,7 @@ def apply(
             tell(status)
         if status.state in ("ended", "refused") or (stopped and not supervisor.engine.standing):
             return status
-        if stopped:
+        if stopped and status.state != "reverting":
             supervisor.end_all("stopped", now)
             continue
         if now - granted_at >= _GRANT_EVERY:

@@ -9,6 +9,7 @@ goes, whether or not a journal knows of it. It must never touch anything else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
 from chaos_core.errors import Refused
 from chaos_core.log import Log
+
+_RETRY_S = 0.2
+_BUDGET_S = 8.0  # for all reverts together; systemd gives `recover` 20 s (TimeoutStopSec)
 
 
 @dataclass(slots=True)
@@ -48,8 +52,7 @@ def recover(host: Host, state: Path, clock: Callable[[], int], log: Log) -> Repo
         found = journal.open_intents()
         intents = [intent for intent in found if not next_boots(host, intent.effects)]
         damaged = journal.damaged
-        for intent in reversed(intents):
-            _revert(host, intent, log)
+        _revert(host, intents, log)
         _sweep(host, report)
         for intent in intents:
             _close(host, journal, intent, clock(), report, log)
@@ -87,8 +90,7 @@ def _quarantine(state: Path, report: Report) -> None:
 def _sweep(host: Host, report: Report) -> None:
     report.swept = [str(item) for item in sweep.find(host)]
     if report.swept:
-        sweep.remove(host)
-        report.difference += [f"still there: {item}" for item in sweep.find(host)]
+        report.difference += sweep.clear(host, _RETRY_S)
 
 
 def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report, log: Log) -> None:
@@ -114,14 +116,29 @@ def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report
     )
 
 
-def _revert(host: Host, intent: Intent, log: Log) -> None:
-    for problem in revert_all(host, intent.effects):
-        log.error("revert failed", fault=intent.fault, why=problem)
+def _revert(host: Host, intents: list[Intent], log: Log) -> None:
+    """All of them in the opposite order; and again, as long as something resists and time is left.
+
+    Another program holds the xtables lock, say, or PID 1 is busy with a reload.
+    """
+    until = time.monotonic() + _BUDGET_S
+    while True:
+        left = {intent.fault: revert_all(host, intent.effects) for intent in reversed(intents)}
+        if not any(left.values()) or time.monotonic() > until:
+            break
+        time.sleep(_RETRY_S)
+    for fault, problems in left.items():
+        for problem in problems:
+            log.error("revert failed", fault=fault, why=problem)
 
 
 def _compare(host: Host, intent: Intent) -> list[str]:
-    after = snapshot.take(host, snapshot.scope_of(intent.effects))
-    return snapshot.diff(snapshot.in_reach(intent.before), snapshot.in_reach(after))
+    """What is not as it was before, of what the fault brings or changes."""
+    try:
+        after = snapshot.take(host, snapshot.scope_of(intent.effects))
+    except Exception as error:
+        return [f"the node cannot be read back: {error}"]
+    return [*snapshot.our_doing(intent.before, after), *host.xtables.damage]
 
 
 def release_quarantine(state: Path, reason: str, log: Log) -> None:

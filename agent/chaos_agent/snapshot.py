@@ -1,10 +1,10 @@
 """What this node looks like, as sorted lines of text that can be compared.
 
-Taken before a fault and after its revert: the two must be equal, or the node is
-quarantined. Two kinds of things are in it: whatever of the user's a fault could have
-harmed (its devices with their qdiscs and filters, the rules of its tables, units), and
-everything that carries our tag, anywhere. What no fault can harm stays out of it,
-like other links and sets: on a host with containers they come and go all the time.
+Taken before a fault and after its revert: of what is ours the two must be equal, or the node
+is quarantined; what of others' differs is told. Two kinds of things are in it: whatever of the
+user's a fault could have harmed (its devices with their qdiscs and filters, the rules of its
+tables, units), and everything that carries our tag, anywhere. What no fault can harm stays out
+of it, like other links and sets: on a host with containers they come and go all the time.
 
 Left out is what changes by itself: counters, timeouts, process ids, handles of jumps.
 So is the clsact that a link of ours claims: it stands and falls with that link, unless
@@ -135,29 +135,9 @@ def tagged(snapshot: Snapshot) -> Snapshot:
 
 def foreign(snapshot: Snapshot) -> Snapshot:
     """What it must leave alone even then: the rest."""
-    ours = tagged(snapshot)
     return {
-        name: [line for line in lines if line not in ours[name]] for name, lines in snapshot.items()
-    }
-
-
-def in_reach(snapshot: Snapshot) -> Snapshot:
-    """The snapshot without what the agent cannot have changed: foreign nftables tables.
-
-    A commit to an xtables table replaces the whole table, foreign rules included. An nftables
-    transaction changes only the tables that it names, and the agent names only its own.
-    """
-    return {
-        name: [line for line in lines if name != "nft" or _OURS.search(line)]
+        name: [line for line in lines if name != "units" and not _OURS.search(line)]
         for name, lines in snapshot.items()
-    }
-
-
-def joined(one: Snapshot, other: Snapshot) -> Snapshot:
-    """All lines of both."""
-    return {
-        name: sorted([*one.get(name, ()), *other.get(name, ())])
-        for name in one.keys() | other.keys()
     }
 
 
@@ -175,16 +155,20 @@ def diff(before: Snapshot, after: Snapshot) -> list[str]:
     return lines
 
 
-def left_over(before: Snapshot, after: Snapshot) -> list[str]:
-    """``+ …`` for each clsact without a filter on it where there was none: ours by all odds,
+def our_doing(before: Snapshot, after: Snapshot) -> list[str]:
+    """``diff`` of what a fault brings or changes itself.
 
+    And ``+ …`` for each clsact without a filter on it where there was none: ours by all odds,
     though the link and the filter that claimed it are gone.
     """
     was = {line.removesuffix(_EMPTY) for line in before.get("qdiscs", ())}
     return [
-        f"+ qdiscs: {line}"
-        for line in after.get("qdiscs", ())
-        if line.endswith(_EMPTY) and line.removesuffix(_EMPTY) not in was
+        *diff(tagged(before), tagged(after)),
+        *(
+            f"+ qdiscs: {line}"
+            for line in after.get("qdiscs", ())
+            if line.endswith(_EMPTY) and line.removesuffix(_EMPTY) not in was
+        ),
     ]
 
 

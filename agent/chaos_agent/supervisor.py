@@ -7,14 +7,17 @@ the envelope allows, whoever asks, nor keep a fault beyond its lease.
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
+from dataclasses import dataclass
 from typing import Literal
 
 from chaos_agent.config import AgentConfig
+from chaos_agent.effects import words
 from chaos_agent.engine import Engine, Standing
 from chaos_agent.journal import epoch_file, quarantine_file, read_quarantine
 from chaos_core import envelope
-from chaos_core.errors import ChaosError, Refused, Unsupported
+from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import parse
 from chaos_core.lease import KERNEL_GRAIN, End, Lease, LeaseTable
 from chaos_core.log import Log
@@ -28,12 +31,28 @@ from chaos_core.messages import (
     Revert,
     read_params,
 )
+from chaos_core.run import RECOVER_BUDGET
 from chaos_core.units import Duration
 
 _CHECK_EVERY = 1_000_000  # read a fault in force back once a second
 _SETTLE_EVERY = 100_000  # and one that is being applied ten times a second
+_RETRY_EVERY = 200_000  # what failed once is tried again: renew, read back, revert
+# µs for a fault to be wholly gone; then the node is quarantined.
+_REVERT_BUDGET = int(RECOVER_BUDGET)
 _LEFT = "still there: "
 _SETTLE_BUDGET = 12_000_000  # µs for a fault to be wholly there; below the run's own budget
+
+
+@dataclass(slots=True)
+class _Ending:
+    """Why a fault is taken off, and how often that has been tried. Times are CLOCK_BOOTTIME."""
+
+    reason: str
+    detail: str
+    refusal: ChaosError | None
+    since: int
+    next_try: int
+    seen: tuple[str, ...] = ()  # what was left of it
 
 
 class Supervisor:
@@ -52,6 +71,8 @@ class Supervisor:
         self.changed = False  # something happened that the controller should hear of at once
         self._ended: deque[FaultStatus] = deque(maxlen=MAX_ENDED)
         self._checks: dict[str, int] = {}
+        self._endings: dict[str, _Ending] = {}
+        self._doubted: set[str] = set()  # what could not be renewed or read back
 
     # ── from the link ─────────────────────────────────────────────────────────────────────
 
@@ -71,6 +92,10 @@ class Supervisor:
             self.log.warning("refused", message=message.type, error=error.code, why=error.what)
             if isinstance(message, Apply):
                 self._tell_refused(message, error, now)
+        except Exception as error:
+            self.log.error("failed", message=message.type, trace=_trace(error))
+            if isinstance(message, Apply):
+                self._tell_refused(message, ChaosError(words(error)), now)
 
     def _raise_epoch(self, epoch: int) -> None:
         """Keep a higher epoch on disk before obeying it."""
@@ -100,8 +125,8 @@ class Supervisor:
     def _renew(self, fault: str, hold_until: int, held: Lease, now: int) -> None:
         try:
             self.engine.renew(fault, hold_until)
-        except (ChaosError, OSError) as error:
-            self._gone(self.engine.standing[fault], error, now, held)
+        except Exception as error:
+            self._doubt(self.engine.standing[fault], error, now, held)
 
     def _apply(self, request: Apply, now: int) -> None:
         if self.quarantine:
@@ -131,23 +156,25 @@ class Supervisor:
         )
         try:
             self.engine.start(request.run, fault, lease)
-        except (ChaosError, OSError) as error:
+        except Exception as error:
             self._failed_start(request, error, now)
             return
         self._checks[request.fault] = now
         self.changed = True
         self.log.info("applied", run=request.run, fault=request.fault, kind=request.kind)
 
-    def _failed_start(self, request: Apply, error: ChaosError | OSError, now: int) -> None:
+    def _failed_start(self, request: Apply, error: Exception, now: int) -> None:
         """Nothing was begun: refused. Something stands: revert it and say so."""
         self.leases.drop(request.fault)
         if request.fault in self.engine.standing:
             refusal = error if isinstance(error, Unsupported | Refused) else None
-            self._end(request.fault, "not_in_force", now, str(error), refusal)
-        elif isinstance(error, ChaosError):
-            raise error
-        else:
+            self._end(
+                request.fault, "not_in_force", now, self._words(error, request.fault), refusal
+            )
+        elif isinstance(error, OSError):
             raise Refused(f"{error}", where=request.kind) from None
+        else:
+            raise error
 
     def _revert(self, request: Revert, now: int) -> None:
         for fault in [request.fault] if request.fault else list(self.engine.standing):
@@ -161,11 +188,11 @@ class Supervisor:
         self.changed = True
         if self.engine.standing:
             raise Refused("a fault is on the node", hint="wait for its end, or abort")
-        left = self.engine.residue()
+        left = self.engine.sweep()
         if left:
             known = [line for line in self.quarantine if not line.startswith(_LEFT)]
-            self._keep_quarantine([*known, *(f"{_LEFT}{line}" for line in left)])
-            raise Refused(f"not clean: {'; '.join(left)}", hint="`chaos-agent recover` on the node")
+            self._keep_quarantine([*known, *left])
+            raise Refused(f"not clean: {'; '.join(left)}", hint="look at it on the node")
         self.log.info("quarantine lifted", why=request.reason, was="; ".join(self.quarantine))
         self.quarantine = []
         self._quarantine.remove()
@@ -178,53 +205,79 @@ class Supervisor:
             if end.fault in self.engine.standing:
                 self._end(end.fault, end.reason, now)
         for standing in list(self.engine.standing.values()):
-            if standing.next_turn is not None and now >= standing.next_turn:
-                self._turn(standing, now)
-        for standing in list(self.engine.standing.values()):
-            every = _SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY
-            if now >= self._checks.get(standing.id, 0) + every:
-                self._check(standing, now)
-        for standing in list(self.engine.standing.values()):
-            if standing.next_round is not None and now >= standing.next_round:
-                self._again(standing, now)
+            if standing.id in self._endings:
+                if now >= self._endings[standing.id].next_try:
+                    self._try_to_end(standing, now)
+                continue
+            for moment, do in (
+                (standing.next_turn, self._turn),
+                (self._next_check(standing), self._check),
+                (standing.next_round, self._again),
+            ):
+                stays = standing.id in self.engine.standing and standing.id not in self._endings
+                if stays and moment is not None and now >= moment:
+                    do(standing, now)
 
     def next_wakeup(self) -> int | None:
         """When ``tick`` is due at the latest, or None when nothing stands."""
-        due = [
-            self._checks.get(standing.id, 0)
-            + (_SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY)
-            for standing in self.engine.standing.values()
-        ]
-        standing = self.engine.standing.values()
-        turns = [moment for one in standing for moment in (one.next_turn, one.next_round)]
-        moments = [*due, *turns, self.leases.next_expiry()]
+        moments = [self.leases.next_expiry()]
+        for standing in self.engine.standing.values():
+            if ending := self._endings.get(standing.id):
+                moments.append(ending.next_try)
+            else:
+                moments += [self._next_check(standing), standing.next_turn, standing.next_round]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _next_check(self, standing: Standing) -> int:
+        every = _SETTLE_EVERY if standing.state == "applying" else _CHECK_EVERY
+        if standing.id in self._doubted:
+            every = _RETRY_EVERY
+        return self._checks.get(standing.id, 0) + every
 
     def _turn(self, standing: Standing, now: int) -> None:
         try:
             self.engine.turn(standing, self.leases.leases[standing.id].hold_until)
-        except (ChaosError, OSError) as error:
-            self._end(standing.id, self._why_gone(standing.id, now), now, str(error))
+        except Exception as error:
+            why = self._words(error, standing.id)
+            self._end(standing.id, self._why_gone(standing.id, now), now, why)
 
     def _check(self, standing: Standing, now: int) -> None:
+        """Read a fault back. Where a renewal has failed, try that once more before."""
         self._checks[standing.id] = now
         was = standing.state
         try:
+            if standing.id in self._doubted:
+                self.engine.renew(standing.id, self.leases.leases[standing.id].hold_until)
             self.engine.check(standing)
-        except (ChaosError, OSError) as error:
-            self._gone(standing, error, now)
+        except Exception as error:
+            self._doubt(standing, error, now)
             return
+        self._doubted.discard(standing.id)
         if was != standing.state:
             self.changed = True
             self.log.info("in force", run=standing.run, fault=standing.id)
         elif standing.state == "applying" and now > standing.started_at + _SETTLE_BUDGET:
             self._end(standing.id, "not_in_force", now, standing.pending)
 
+    def _doubt(
+        self, standing: Standing, error: Exception, now: int, held: Lease | None = None
+    ) -> None:
+        """An effect is not there; or it could not be asked, which ends a fault the second time."""
+        told = isinstance(error, NotInForce | Refused | Unsupported | InvalidInput)
+        unforeseen = not isinstance(error, ChaosError | OSError)
+        if told or unforeseen or standing.id in self._doubted:
+            self._gone(standing, error, now, held)
+            return
+        self._doubted.add(standing.id)
+        self._checks[standing.id] = now
+        self.log.warning("tried again", run=standing.run, fault=standing.id, why=str(error))
+
     def _again(self, standing: Standing, now: int) -> None:
         try:
             done = self.engine.again(standing)
-        except (ChaosError, OSError) as error:
-            self._end(standing.id, self._why_gone(standing.id, now), now, str(error))
+        except Exception as error:
+            why = self._words(error, standing.id)
+            self._end(standing.id, self._why_gone(standing.id, now), now, why)
             return
         if done:
             self.log.info("again", run=standing.run, fault=standing.id)
@@ -232,7 +285,7 @@ class Supervisor:
     def _gone(
         self,
         standing: Standing,
-        error: ChaosError | OSError,
+        error: Exception,
         now: int,
         held: Lease | None = None,
     ) -> None:
@@ -243,7 +296,7 @@ class Supervisor:
         reason = self._why_gone(standing.id, now, held)
         if (standing.state, reason) == ("applying", "disturbed"):
             reason = "not_in_force"
-        self._end(standing.id, reason, now, str(error))
+        self._end(standing.id, reason, now, self._words(error, standing.id))
 
     def _why_gone(self, fault: str, now: int, held: Lease | None = None) -> str:
         """An effect went away: by its lease, which kernels end up to a grain early, or by whom?
@@ -257,7 +310,7 @@ class Supervisor:
         return "duration" if out_of_time else "lease"
 
     def end_all(self, reason: str, now: int) -> None:
-        """Revert everything, as on shutdown."""
+        """Revert everything, as on shutdown. What is left is for ``tick``, or for ``recover``."""
         for fault in list(self.engine.standing):
             self._end(fault, reason, now)
 
@@ -269,26 +322,48 @@ class Supervisor:
         detail: str = "",
         refusal: ChaosError | None = None,
     ) -> None:
-        """Take a fault off and keep how that went. A clean ``refusal`` never was a fault.
+        """Take a fault off: now, and again as long as something of it is left.
 
-        Of one that takes its node down, the next boot tells the end, unless somebody waits for
-        it now.
+        Nothing that comes later changes why. A clean ``refusal`` never was a fault.
         """
         standing = self.engine.standing[fault]
-        if reason == "duration" and standing.state == "applying":
-            reason, detail = "not_in_force", standing.pending
-        self.leases.drop(fault)
-        self._checks.pop(fault, None)
-        outcome = self.engine.end(fault, reason)
+        if fault not in self._endings:
+            if reason == "duration" and standing.state == "applying":
+                reason, detail = "not_in_force", standing.pending
+            self.leases.drop(fault)
+            self._checks.pop(fault, None)
+            self._doubted.discard(fault)
+            self._endings[fault] = _Ending(reason, detail, refusal, now, now)
+        self._try_to_end(standing, now)
+
+    def _try_to_end(self, standing: Standing, now: int) -> None:
+        """One attempt, the last of which quarantines the node when something is left all the same.
+
+        Of a fault that takes its node down, the next boot tells the end, unless somebody waits
+        for it now.
+        """
+        fault, ending = standing.id, self._endings[standing.id]
+        last = now >= ending.since + _REVERT_BUDGET
+        try:
+            outcome = self.engine.end(fault, ending.reason, last=last)
+        except Exception as error:
+            self.log.error("failed", fault=fault, trace=_trace(error))
+            outcome = self.engine.left(fault, words(error), last=last)
+        if outcome.again:
+            self._not_yet(standing, ending, outcome.difference)
+            return
+        del self._endings[fault]
+        detail = ending.detail
         if outcome.difference:
             self._to_quarantine(fault, outcome.difference)
             detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
         if outcome.told:
             detail = f"{detail}; {outcome.told}" if detail else outcome.told
         state: Literal["refused", "ended", "reverting"] = "ended"
-        if standing.fault.takes_down and outcome.left_open and reason not in ("abort", "revert"):
+        awaited = ending.reason in ("abort", "revert")
+        if standing.fault.takes_down and outcome.left_open and not awaited:
             state = "reverting"
-        elif refusal and not outcome.difference:
+        elif ending.refusal and not outcome.difference:
             state = "refused"
         self._ended.append(
             FaultStatus(
@@ -296,8 +371,8 @@ class Supervisor:
                 run=standing.run,
                 kind=standing.fault.kind,
                 state=state,
-                reason=reason,
-                code=refusal.code if refusal else "",
+                reason=ending.reason,
+                code=ending.refusal.code if ending.refusal else "",
                 detail=detail,
                 clean=not outcome.difference,
                 started_at=standing.started_at,
@@ -311,11 +386,29 @@ class Supervisor:
             "ended",
             run=standing.run,
             fault=fault,
-            reason=reason,
-            took_us=outcome.ended_at - now,
+            reason=ending.reason,
+            took_us=outcome.ended_at - ending.since,
             clean=not outcome.difference,
             detail=detail,
         )
+
+    def _not_yet(self, standing: Standing, ending: _Ending, left: tuple[str, ...]) -> None:
+        """Something of it is still there: say so, and when it is tried again."""
+        ending.next_try = self.engine.clock() + _RETRY_EVERY
+        standing.pending = "; ".join(left)
+        if left != ending.seen:
+            ending.seen = left
+            self.changed = True
+            self.log.warning(
+                "not clean yet", run=standing.run, fault=standing.id, why=standing.pending
+            )
+
+    def _words(self, error: Exception, fault: str) -> str:
+        """What to tell of an error. One that nobody has foreseen is for people to look at."""
+        if not isinstance(error, ChaosError | OSError):
+            self.log.error("failed", fault=fault, trace=_trace(error))
+            self._to_quarantine(fault, (words(error),))
+        return words(error)
 
     def _to_quarantine(self, fault: str, difference: tuple[str, ...]) -> None:
         """Beside what the node is quarantined for already: nobody has looked at that yet."""
@@ -370,3 +463,7 @@ class Supervisor:
             )
         )
         self.changed = True
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))

@@ -12,6 +12,7 @@
     │   ├── KernelRefused        3   the kernel does not let it be done here, and why
     │   └── Fenced               3   a command of a lower controller epoch
     ├── Unsupported              3   this host cannot do it, and why
+    ├── Busy                     1   another program holds it or does not answer; try again
     ├── NotInForce               1   applied, but not there when read back
     ├── Residue                  6   reverted, but the node differs from its snapshot
     ├── ControllerUnreachable    5   no answer from the controller
@@ -116,6 +117,12 @@ class Unsupported(ChaosError):
 
     code = "unsupported"
     exit = Exit.REFUSED
+
+
+class Busy(ChaosError):
+    """Another program holds what is needed, or does not answer in time: to be tried again."""
+
+    code = "busy"
 
 
 class NotInForce(ChaosError):

@@ -18,6 +18,7 @@ from tests.fuzz.dice import Dice, dumped
 from tests.fuzz.harness import Check, Target
 from tests.fuzz.pretend import VIEW, Kernel, supervisor
 
+from chaos_agent.effects import FAILED
 from chaos_agent.supervisor import Supervisor
 from chaos_core.envelope import MAX_FAULTS, PROFILES, Envelope
 from chaos_core.errors import InvalidInput
@@ -170,6 +171,8 @@ class _Node:
         data = beat.model_dump_json().encode()
         assert len(data) <= MAX_FROM_KEEPER, f"a heartbeat of {len(data)} bytes"
         assert from_keeper(data) == beat
+        failed = [status.detail for status in beat.faults if FAILED in status.detail]
+        assert not failed, failed[0]  # the keeper lives on, and yet it is a defect
         self.hostile.seqs.append(beat.seq)
 
     def judge(self) -> None:

@@ -20,9 +20,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -485,8 +486,20 @@ class Node:
         self.supervisor.obey(Grant(epoch=epoch, seq=seq, ttl_us=3 * SECOND, runs=runs), now)
 
     def status(self, fault: str) -> FaultStatus:
-        faults = self.supervisor.heartbeat(now_us()).faults
-        return next(status for status in faults if status.fault == fault)
+        """How a fault is. One that is being taken off is waited for, but not for long."""
+        until = time.monotonic() + 3
+        while True:
+            faults = self.supervisor.heartbeat(now_us()).faults
+            found = next(status for status in faults if status.fault == fault)
+            going = found.state == "reverting" and fault in self.engine.standing
+            if not going or time.monotonic() > until:
+                return found
+            time.sleep(0.05)
+            self.supervisor.tick(now_us())
+
+    def give_up(self) -> None:
+        """Let all the time pass in which the end of a fault is tried."""
+        self.supervisor.tick(now_us() + 11 * SECOND)
 
     def look(self) -> None:
         """Let the supervisor read back what stands, as it does when that is due."""
@@ -626,3 +639,21 @@ def listing(net: Net) -> Callable[[], list[str]]:  # noqa: ARG001
             table.refresh()
             table.close()
     return lambda: _without_ours(_blocks())
+
+
+@pytest.fixture
+def lock_held() -> Callable[[float], AbstractContextManager[None]]:
+    """Holds the lock of the iptables tools for so many seconds, as another program does."""
+
+    @contextmanager
+    def hold(seconds: float) -> Iterator[None]:
+        with Path("/run/xtables.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            timer = threading.Timer(seconds, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+            timer.start()
+            try:
+                yield
+            finally:
+                timer.join()
+
+    return hold

@@ -240,6 +240,7 @@ def test_a_clsact_that_may_be_ours_is_told_when_nothing_says_whose_it_is(
     node.grant("r-1")
     do(("tc filter del dev v0 egress", "ip link del chs-{fault}-0"), fault)
     node.look()
+    node.give_up()
     assert (node.status(fault).reason, node.status(fault).clean) == ("disturbed", False)
     assert node.supervisor.quarantine[0].startswith(f"fault {fault}: + qdiscs: v0 clsact")
 

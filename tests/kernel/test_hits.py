@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from chaos_agent.effects import counters, hitting, ops, overflow
+from chaos_agent.effects import counters, hitting, ops, overflow, revert_all
 from chaos_agent.linux import limits
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
@@ -222,6 +222,7 @@ def test_a_full_queue_ends_a_fault_as_disturbed(
 def test_loss_that_was_asked_for_is_told_from_a_full_queue(
     host: Host,
     sh: Callable[..., str],
+    wait_for: Callable[..., None],
     netem: Netem,
     overflows: bool,
 ) -> None:
@@ -231,7 +232,7 @@ def test_loss_that_was_asked_for_is_told_from_a_full_queue(
     send(300)
     found = overflow.look(host, (pipe,), counters.read(host, (pipe,)))
     assert bool(found) == overflows, found
-    ops(pipe).revert(host, pipe)
+    wait_for(lambda: not revert_all(host, (pipe,)))
 
 
 @pytest.mark.guest

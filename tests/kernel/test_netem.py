@@ -470,3 +470,26 @@ def test_they_stand_beside_the_users_own_and_lapse_with_nobody_alive(
         sweep.remove(afresh)
         assert sweep.find(afresh) == []
     assert listing() == before
+
+
+@guest
+@BOTH
+@WAYS
+def test_what_is_on_its_way_arrives_when_a_delay_ends(
+    node: Any, net: Any, family: Family, way: str
+) -> None:
+    fault = node.apply("network.latency", peers=net.peer[family], delay="400ms", direction=way)
+    node.await_in_force(fault)
+    wire = Wire(net, family, net.peer[family], PORT, back=way == "in")
+    try:
+        for number in range(600):
+            wire.send(number)
+            time.sleep(0.001)
+            if number == 450:
+                node.supervisor.obey(Revert(fault=fault), now_us())
+        assert node.status(fault).state == "ended"
+        wire.take(0.5)
+        assert sorted(wire.numbers()) == list(range(600))
+        assert max(late for _, late in wire.arrived) > 0.35
+    finally:
+        wire.close()

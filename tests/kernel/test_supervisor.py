@@ -12,7 +12,8 @@ from chaos_agent.effects.chain import ChainOps
 from chaos_agent.engine import Engine
 from chaos_agent.journal import Journal
 from chaos_agent.linux.boottime import now_us
-from chaos_core.errors import Unsupported
+from chaos_agent.linux.xtables import Xtables
+from chaos_core.errors import Busy, Unsupported
 from chaos_core.messages import Release, Revert
 
 SECOND = 1_000_000
@@ -62,24 +63,103 @@ def test_a_grant_renews_the_runs_that_it_names_and_no_others(node: Any) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("error", [Unsupported("refused"), ValueError("a defect")])
 def test_one_renewal_that_fails_in_any_way_keeps_no_other_from_being_renewed(
-    node: Any, monkeypatch: pytest.MonkeyPatch
+    node: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """systemd, say, does not answer: that ends the fault that it holds, and no other."""
+    """It ends the fault that it is for, and no other."""
     bad, good = node.partition(), node.partition(peers="10.9.0.3")
     renew, was = Engine.renew, node.status(good).expires_at
 
     def silent(engine: Engine, fault: str, hold_until: int) -> None:
         if fault == bad:
-            raise Unsupported("systemd does not answer on the system bus")
+            raise error
         renew(engine, fault, hold_until)
 
     monkeypatch.setattr(Engine, "renew", silent)
     node.grant("r-1")
     assert (node.status(bad).state, node.status(bad).clean) == ("ended", True)
-    assert "does not answer" in node.status(bad).detail
+    assert str(error) in node.status(bad).detail
     assert node.status(good).state == "in_force"
     assert node.status(good).expires_at > was
+    # A defect is for people to look at, also when nothing is left of the fault.
+    assert bool(node.supervisor.quarantine) == isinstance(error, ValueError)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("verb", ["renew", "check"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_busy_is_asked_again_before_a_fault_ends(
+    node: Any, monkeypatch: pytest.MonkeyPatch, verb: str, times: int
+) -> None:
+    """PID 1 is silent during a reload, or another program holds the xtables lock."""
+    fault, calls = node.partition(), []
+    works = getattr(Engine, verb)
+
+    def silent(*words: Any) -> None:
+        calls.append(words)
+        if len(calls) <= times:
+            raise Busy("systemd has not answered")
+        works(*words)
+
+    monkeypatch.setattr(Engine, verb, silent)
+    node.grant("r-1")
+    node.look()
+    node.look()
+    status = node.status(fault)
+    if times == 1:
+        assert status.state == "in_force"
+    else:
+        assert (status.state, status.reason, status.clean) == ("ended", "disturbed", True)
+    assert node.supervisor.quarantine == []
+
+
+@pytest.mark.parametrize("step", ["apply", "verify", "revert", "absent"])
+def test_a_defect_in_any_step_ends_its_fault_and_nothing_else(
+    node: Any, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    good = node.partition(peers="10.9.0.3")
+    works, broken = getattr(ChainOps, step), [True]
+
+    def breaks(ops: Any, host: Any, effect: Any, *more: Any) -> Any:
+        if broken[0] and effect.name.startswith("CHAOS-00000002"):
+            raise KeyError("a defect")
+        return works(ops, host, effect, *more)
+
+    monkeypatch.setattr(ChainOps, step, breaks)
+    bad = node.partition()
+    node.look()
+    node.supervisor.obey(Revert(fault=bad), now_us())
+    broken[0] = False
+    assert node.status(bad).state == "ended"
+    assert node.status(good).state == "in_force"
+    assert node.engine.standing.keys() == {good}
+
+
+def test_a_revert_is_tried_until_it_is_clean(
+    node: Any, sh: Callable[..., str], lock_held: Callable[[float], Any]
+) -> None:
+    fault = node.partition()
+    with lock_held(2.5):
+        node.supervisor.obey(Revert(fault=fault), now_us())
+        beat = node.supervisor.heartbeat(now_us())
+        assert [one.state for one in beat.faults] == ["reverting"]
+        assert "xtables.lock" in beat.faults[0].detail
+    status = node.status(fault)
+    assert (status.state, status.reason, status.clean) == ("ended", "revert", True)
+    assert node.supervisor.quarantine == []
+    assert "CHAOS" not in sh("iptables-legacy-save")
+
+
+def test_a_keeper_that_stops_leaves_to_recover_what_it_cannot_end(
+    node: Any, new_node: Callable[..., Any], sh: Callable[..., str]
+) -> None:
+    fault = node.partition()
+    undo = hold_on_to_our_set(sh, fault)
+    node.supervisor.end_all("shutdown", now_us())
+    assert [intent.fault for intent in node.engine.journal.open_intents()] == [fault]
+    sh(*undo)
+    assert new_node().engine.journal.open_intents() == node.engine.journal.open_intents()
 
 
 def test_the_duration_ends_a_fault_however_often_it_is_renewed(node: Any) -> None:
@@ -167,6 +247,7 @@ def test_what_we_leave_behind_quarantines_the_node_until_it_is_released(
     fault = node.partition()
     undo = hold_on_to_our_set(sh, fault)
     node.supervisor.obey(Revert(), now_us())
+    node.give_up()
     assert not node.status(fault).clean
     refused = node.status(node.partition())
     assert refused.state == "refused"
@@ -177,7 +258,6 @@ def test_what_we_leave_behind_quarantines_the_node_until_it_is_released(
     node.supervisor.obey(Release(epoch=1, reason="looked"), now_us())
     assert f"chs-{fault}-4" in node.supervisor.heartbeat(now_us()).quarantine[0]
     sh(*undo)
-    sh("ipset", "destroy", f"chs-{fault}-4")
     node.supervisor.obey(Release(epoch=1, reason="looked"), now_us())
     assert node.supervisor.heartbeat(now_us()).quarantine == ()
     assert not (tmp_path / "state" / "quarantine").exists()
@@ -191,6 +271,7 @@ def test_what_one_fault_leaves_is_told_beside_what_another_has_left(
     for fault in faults:
         hold_on_to_our_set(sh, fault)
     node.supervisor.obey(Revert(), now_us())
+    node.give_up()
     for told in (node.supervisor.quarantine, new_node().supervisor.quarantine):
         for fault in faults:
             assert any(f"chs-{fault}-4" in line for line in told), told
@@ -200,19 +281,27 @@ def test_what_one_fault_leaves_is_told_beside_what_another_has_left(
 def test_what_we_break_quarantines_the_node(
     node: Any, sh: Callable[..., str], monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """A defect of ours takes a rule of the user's along."""
+    """A defect of ours takes a rule of the user's along, in the commit to the table."""
     sh("iptables-legacy", "-A", "INPUT", "-s", "192.0.2.9", "-j", "DROP")
-    method = getattr(ChainOps, step)
+    works, steps = Xtables._change, []
 
-    def clumsy(*args: Any) -> None:
-        method(*args)
-        sh("iptables-legacy", "-D", "INPUT", "-s", "192.0.2.9", "-j", "DROP", check=False)
+    def clumsy(self: Any, family: Any, table: str, where: str, asked: Any) -> None:
+        def more(handle: Any) -> Any:
+            done = asked(handle)
+            if step in steps:
+                handle.flush_entries("INPUT")
+            return done
 
-    monkeypatch.setattr(ChainOps, step, clumsy)
-    fault = node.partition()
+        works(self, family, table, where, more)
+
+    monkeypatch.setattr(Xtables, "_change", clumsy)
+    steps.append("apply")
+    node.partition()
+    steps.append("revert")
     node.supervisor.obey(Revert(), now_us())
-    assert not node.status(fault).clean
-    assert "- rules: IPv4 filter INPUT 1: -s 192.0.2.9/32" in node.supervisor.quarantine[0]
+    node.give_up()
+    assert "has changed rules of others" in node.supervisor.quarantine[0]
+    assert not node.engine.standing
 
 
 def test_what_others_change_meanwhile_is_told_and_quarantines_nothing(

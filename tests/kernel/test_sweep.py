@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 from chaos_agent.effects import ops, sweep
+from chaos_agent.linux import children
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.cgroups import Cgroups
 from chaos_agent.linux.host import Host
@@ -166,3 +170,38 @@ def test_groups_that_come_and_go_are_no_error(tmp_path: Path) -> None:
     finally:
         over.set()
         thread.join()
+
+
+def test_what_cannot_be_listed_does_not_hide_the_rest(
+    host: Host, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(host, rules(net.peer))
+
+    def broken(*_: Any) -> Any:
+        raise ValueError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(children, "find", broken)
+        sweep.remove(host)
+        assert [str(one) for one in sweep.find(host)] == [
+            "processes that cannot be listed: a defect"
+        ]
+    assert sweep.find(host) == []
+
+
+def test_a_process_of_somebody_elses_that_looks_like_a_holder_is_left_alone(host: Host) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(directory, "chaos_agent/holder.py")
+        program.parent.mkdir()
+        program.write_text("import time\nprint(flush=True)\ntime.sleep(60)\n")
+        Path(directory).chmod(0o755)
+        argv = [sys.executable, "-I", "-S", str(program), "chs-000000a1"]
+        pretender = subprocess.Popen(argv, stdout=subprocess.PIPE, user=65534)
+        try:
+            assert pretender.stdout is not None
+            pretender.stdout.readline()
+            assert children.holder_name(pretender.pid) == "chs-000000a1"
+            assert sweep.find(host) == []
+        finally:
+            pretender.kill()
+            pretender.wait()

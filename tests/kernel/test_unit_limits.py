@@ -87,12 +87,16 @@ class Held:
         self.count = 0
 
     def start(self, kind: str, **params: Any) -> str:
+        fault = self.apply(kind, **params)
+        assert self.engine.standing[fault].state == "in_force"
+        return fault
+
+    def apply(self, kind: str, **params: Any) -> str:
         self.count += 1
         fault = f"{self.count:08x}"
         now = now_us()
         lease = Lease(fault, "r-1", 1, now, now + 3_000_000, now + 60_000_000)
         self.engine.start("r-1", parse(kind, {"unit": "app", **params}), lease)
-        assert self.engine.standing[fault].state == "in_force"
         return fault
 
     def end(self, fault: str) -> tuple[str, ...]:
@@ -231,7 +235,7 @@ def test_it_is_a_residue_when_the_kernel_does_not_take_it_back(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault = held.start("cpu.throttle", percent="10%")
-    monkeypatch.setattr(limits, "write", lambda *_: None)
+    monkeypatch.setattr(held.engine.host.limits, "write", lambda *_: None)
     difference = held.end(fault)
     assert any("is still 10000 100000" in line for line in difference), difference
     assert any(line.startswith("+ limits: ") for line in difference), difference
@@ -249,3 +253,21 @@ def test_a_path_in_memory_is_on_no_disk() -> None:
     assert limits.block_of("/run") == limits.block_of("/nowhere") == limits.block_of("run") == ""
     Path("/run/link").symlink_to("/")
     assert limits.block_of("/run/link") == ""
+
+
+def test_a_limit_that_the_kernel_takes_late_does_not_outlive_its_fault(
+    app: App, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that is being frozen, a reclaim, a starved node: the write is still under way."""
+
+    def late(path: str, data: bytes) -> None:
+        time.sleep(0 if data == b"max" else 1.5)
+        put(path, data)
+
+    put = limits.put
+    monkeypatch.setattr(limits, "put", late)
+    fault = held.apply("pids.exhaust")
+    assert held.engine.standing[fault].state == "applying"
+    assert held.end(fault) == ()
+    time.sleep(2)
+    assert app.read("pids.max") == "max"

@@ -28,8 +28,11 @@ _ALLOWED = {"production": 1, "staging": 2, "lab": 5}  # of five nodes
 _DRIFT = 1_000  # µs by which two crystals may differ within ttl
 
 
-class Violation(AssertionError):
-    """An invariant does not hold. ``rule`` is its name, ``where`` whom it concerns."""
+class Violation(BaseException):
+    """An invariant does not hold. ``rule`` is its name, ``where`` whom it concerns.
+
+    No Exception: the agent goes on after any of those, and the world has to end here.
+    """
 
     def __init__(self, rule: str, text: str, *where: str) -> None:
         super().__init__(f"{rule}: {text}")

@@ -143,9 +143,9 @@ def _ops(effect: Effect) -> Any:
 
 _NOTHING = Nothing()
 SNAPSHOT = SimpleNamespace(
-    **dict.fromkeys(("take", "without", "tagged", "foreign", "in_reach", "joined"), lambda *_: {}),
+    **dict.fromkeys(("take", "without", "foreign"), lambda *_: {}),
     scope_of=lambda _: None,
-    **dict.fromkeys(("diff", "left_over"), lambda *_: []),
+    **dict.fromkeys(("diff", "our_doing"), lambda *_: []),
 )
 
 

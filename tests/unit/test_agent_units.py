@@ -112,7 +112,7 @@ def tick(now):
 straw = SimpleNamespace(
     config=SimpleNamespace(envelope=SimpleNamespace(profile="lab")),
     tick=tick, next_wakeup=lambda: None, end_all=lambda *_: None, changed=False,
-    engine=SimpleNamespace(),
+    engine=SimpleNamespace(standing={}),
 )
 clock = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 Keeper(straw, None, Listener(place / "keeper.sock"), clock, Log.to_stderr("test")).run()

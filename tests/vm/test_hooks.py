@@ -142,6 +142,7 @@ def test_what_is_not_on_the_list_is_refused_by_name(hooked: Drill) -> None:
 def test_an_undo_that_fails_quarantines_the_node_until_people_have_looked(hooked: Drill) -> None:
     run = hooked.inject("hook.run", "hook=stuck", nodes=("n1",), seconds=1)
     run.wait()
+    hooked.wait_for(lambda: hooked.node("n1")["quarantine"], "the quarantine")
     why = hooked.node("n1")["quarantine"][0]
     assert "its undo failed" in why
     sh(hooked, "systemctl", "reset-failed", re.findall(r"chs-\w+-hook", why)[0])

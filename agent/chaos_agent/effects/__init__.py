@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # an undo loads no more than it needs
     from chaos_agent.effects.counters import Counters
     from chaos_core.hits import Hits
 
+FAILED = "the agent has failed: "
 # What comes after one of these in a fault is applied once it is read back as in force.
 AWAITED = (Worker,)
 
@@ -112,6 +113,12 @@ def went_with_the_machine(host: Host, difference: Sequence[str]) -> bool:
     return gone and host.systemd.going_down()
 
 
+def words(error: Exception) -> str:
+    """What to tell of an error. One that nobody has foreseen says of what type it is."""
+    told = isinstance(error, ChaosError | OSError)
+    return str(error) if told else f"{FAILED}{type(error).__name__}: {error}"
+
+
 def revert_all(
     host: Host, effects: Sequence[Effect], step: Callable[[], None] = lambda: None
 ) -> list[str]:
@@ -128,8 +135,8 @@ def revert_all(
         try:
             ops(effect).revert(host, effect)
             problem = ops(effect).absent(host, effect)
-        except (ChaosError, OSError) as error:
-            problem = f"{type(effect).__name__}: {error}"
+        except Exception as error:  # the rest is still to be reverted
+            problem = f"{type(effect).__name__}: {words(error)}"
         if problem:
             left.append(problem)
     return left

@@ -28,7 +28,7 @@ _EVENTS: dict[str, tuple[str, str, Unit]] = {
 class CgroupLimitOps:
     def apply(
         self,
-        host: Host,  # noqa: ARG002
+        host: Host,
         effect: CgroupLimit,
         expires_at_us: int,  # noqa: ARG002 - its UndoTimer's
         deadline_us: int | None = None,  # noqa: ARG002
@@ -36,7 +36,7 @@ class CgroupLimitOps:
         found = limits.read(effect)
         if found not in (effect.before, effect.value):
             raise Unsupported(f"{_name(effect)} has just become {found or 'another group'}")
-        limits.write(effect, effect.value)
+        host.limits.write(effect, effect.value)
 
     def verify(self, host: Host, effect: CgroupLimit) -> str | None:  # noqa: ARG002
         found = limits.read(effect)
@@ -47,9 +47,10 @@ class CgroupLimitOps:
     def renew(self, host: Host, effect: CgroupLimit, expires_at_us: int) -> None:
         """Nothing to do: the UndoTimer before it is renewed."""
 
-    def revert(self, host: Host, effect: CgroupLimit) -> None:  # noqa: ARG002
+    def revert(self, host: Host, effect: CgroupLimit) -> None:
+        host.limits.stop(effect)
         if limits.read(effect) == effect.value:
-            limits.write(effect, effect.before)
+            host.limits.write(effect, effect.before)
 
     def absent(self, host: Host, effect: CgroupLimit) -> str | None:  # noqa: ARG002
         found = limits.read(effect)

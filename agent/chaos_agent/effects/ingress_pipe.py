@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from chaos_agent.effects import detour
 from chaos_agent.effects.counters import Counters
-from chaos_agent.effects.pipe import claimed, qdisc_differs, release, shape, unhook
+from chaos_agent.effects.pipe import claimed, drain, qdisc_differs, release, shape, unhook
 from chaos_agent.linux import tcx
 from chaos_agent.linux.catching import SetMatch
 from chaos_agent.linux.host import Host
@@ -87,6 +87,7 @@ class IngressPipeOps:
         for redirect in _ours(host, effect, link):
             unhook(host.tc, redirect)
         if link is not None:
+            drain(host, effect, link)
             release(host.tc, link)
 
     def absent(self, host: Host, effect: IngressPipe) -> str | None:

@@ -17,6 +17,7 @@ that would leave the fault without effect, or the user's filters, it is refused.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from chaos_agent.effects.counters import Counters
@@ -28,6 +29,11 @@ from chaos_agent.linux.tcvalues import EGRESS, Link, Redirect
 from chaos_core.effects import IngressPipe, Pipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 from chaos_core.hits import Hits
+
+_DRAIN_S = 2.0  # the longest that a fault's end waits for packets, most of which it must be over
+_GRACE_S = 0.2  # for a starved node's timers
+_TAIL = 8  # no distribution of netem's goes further, in jitters
+_WAIT_S = 0.08  # at a time: all other faults wait meanwhile
 
 
 class PipeOps:
@@ -88,6 +94,7 @@ class PipeOps:
         for redirect in _redirects(host.tc, effect, link):
             unhook(host.tc, redirect)
         if link is not None:
+            drain(host, effect, link)
             release(host.tc, link)
 
     def absent(self, host: Host, effect: Pipe) -> str | None:
@@ -103,6 +110,24 @@ class PipeOps:
         """By all filters for the fault's bit; so a pipe of a combination has none to count."""
         filters = () if effect.combines else counters.marked(effect)
         return Hits(count=sum(redirect.packets for redirect in filters), unit="packets")
+
+
+def drain(host: Host, effect: Pipe | IngressPipe, link: Link) -> None:
+    """Wait for the packets that a netem or tbf holds, and that would be lost with their link.
+
+    Nothing new goes in any more. Returns when it is empty, or has had time enough. Raises
+    ChaosError when that takes longer than this may wait at a time, to be tried again.
+    """
+    netem, tbf, now = effect.netem, effect.tbf, time.monotonic()
+    longest = (netem.delay + _TAIL * netem.jitter) / 1e6 if netem else 0.0
+    longest += tbf.limit / tbf.rate if tbf else 0.0
+    patience = min(_DRAIN_S, longest + _GRACE_S)
+    since = host.draining.setdefault(link.name, now)
+    while (queued := host.tc.queued(link)) and time.monotonic() < since + patience:
+        if time.monotonic() > now + _WAIT_S:
+            raise ChaosError(f"{queued} packets are still on their way through {link.name}")
+        time.sleep(0.002)
+    del host.draining[link.name]
 
 
 def release(tc: Tc, link: Link) -> None:

@@ -10,6 +10,7 @@ user's, and it does nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from chaos_agent.linux.host import Host
 from chaos_agent.linux.nftrules import remove_table
 from chaos_agent.linux.xtables import FAMILIES, TABLES
 from chaos_core.effects import is_ours
-from chaos_core.errors import ChaosError, Residue, Unsupported
+from chaos_core.errors import Residue, Unsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,20 @@ class Found:
 
 
 def find(host: Host) -> list[Found]:
-    """What of ours is there, in the order in which it is safe to remove."""
-    return [
-        *_chains(host),
-        *_tables(host),
-        *_filters(host),
-        *_links(host),
-        *_sets(host),
-        *_processes(),
-        *_cgroups(host),
-        *_timers(host),
-        *_hooks(host),
-    ]
+    """What of ours is there, in the order in which it is safe to remove.
+
+    What cannot be looked at is found as such: nothing that fails there hides the rest.
+    """
+    found: list[Found] = []
+    for part in (
+        *(_chains, _tables, _filters, _links, _sets, _processes, _cgroups, _timers, _hooks),
+    ):
+        try:
+            found += part(host)
+        except Exception as error:
+            what = part.__name__.strip("_")
+            found.append(Found(f"{what} that cannot be listed: {error}", lambda: None))
+    return found
 
 
 def remove(host: Host) -> list[str]:
@@ -57,9 +60,21 @@ def remove(host: Host) -> list[str]:
     for found in find(host):
         try:
             found.remove()
-        except (ChaosError, OSError) as error:
+        except Exception as error:
             problems.append(f"{found}: {error}")
     return problems
+
+
+def clear(host: Host, pause_s: float, tries: int = 10) -> list[str]:
+    """``remove``, again after a pause while something resists; what is left, a line each."""
+    for number in range(tries):
+        if number:
+            time.sleep(pause_s)
+        remove(host)
+        left = find(host)
+        if not left:
+            break
+    return [f"still there: {found}" for found in left]
 
 
 def _chains(host: Host) -> list[Found]:
@@ -121,7 +136,7 @@ def _sets(host: Host) -> list[Found]:
     return []
 
 
-def _processes() -> list[Found]:
+def _processes(_: Host) -> list[Found]:
     return [
         Found(f"holder {name} (process {pid})", lambda pid=pid: children.kill(pid))  # type: ignore[misc]
         for pid, name in children.find().items()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from chaos_agent.linux.mounts import read
+
 
 def unified_id(path: str) -> int:
     """Which cgroup v2 is at that path below the root: its inode. 0 when there is none."""
@@ -30,15 +32,13 @@ def members(path: str) -> list[int]:
 
 def mounts() -> dict[str, Path]:
     """Where the v1 hierarchies are, by controller, and v2 as ``unified``."""
-    mounts: dict[str, Path] = {}
-    for line in lines(Path("/proc/self/mountinfo")):
-        fields, _, rest = line.partition(" - ")
-        kind, _, options = rest.split(maxsplit=2)
-        if kind in ("cgroup", "cgroup2"):
-            names = ["unified"] if kind == "cgroup2" else options.split(",")
+    found: dict[str, Path] = {}
+    for mount in read():
+        if mount.kind in ("cgroup", "cgroup2"):
+            names = ["unified"] if mount.kind == "cgroup2" else mount.options.split(",")
             for name in names:
-                mounts.setdefault(name, Path(fields.split()[4]))
-    return mounts
+                found.setdefault(name, Path(mount.point))
+    return found
 
 
 def lines(path: Path) -> list[str]:

@@ -120,9 +120,20 @@ class Children:
 def find() -> dict[int, str]:
     """Holders and workers on this host as pid → name, whoever started them, by command line.
 
-    Looks at every process of the host: not for what a keeper does while a fault is in force.
+    Only root's Python processes are asked for theirs: anybody may call a process as they like,
+    and who reads the command line of one that is large and forks waits for it. Still, it looks at
+    every process of the host: not for what a keeper does while a fault is in force.
     """
-    return {pid: name for pid in processes.pids() if (name := holder_name(pid))}
+    return {pid: name for pid in processes.pids() if _could_be(pid) and (name := holder_name(pid))}
+
+
+def _could_be(pid: int) -> bool:
+    """Whether a process is root's and runs Python. No lock of its memory is taken."""
+    place = Path(f"/proc/{pid}")
+    try:
+        return place.stat().st_uid == 0 and (place / "comm").read_text().startswith("python")
+    except OSError:
+        return False
 
 
 def named(name: str) -> list[int]:

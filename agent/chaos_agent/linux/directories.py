@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
+from chaos_agent.linux.mounts import Mount, read
 from chaos_core.node import DISKS, DirectoryFacts
 
 # What can be looked at without waiting for anybody.
 _LOCAL = (*DISKS, *("tmpfs", "ramfs", "devtmpfs", "overlay", "squashfs", "hostfs", "rootfs"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    point: str
-    type: str
-    source: str
 
 
 def find(path: str, state: Path) -> DirectoryFacts | None:
@@ -29,24 +22,24 @@ def find(path: str, state: Path) -> DirectoryFacts | None:
 
     Of a link, and of what cannot be looked at, only that is told.
     """
-    mounts = _mounts()
+    mounts = read()
     for place in [*reversed(Path(path).parents), Path(path)]:
         mount = _of(mounts, str(place))
-        if mount.type not in _LOCAL:
-            return DirectoryFacts(path, type=mount.type, mount=mount.point)
+        if mount.kind not in _LOCAL:
+            return DirectoryFacts(path, type=mount.kind, mount=mount.point)
         try:
             found = place.lstat()
         except (OSError, ValueError):
             return None
         if stat.S_ISLNK(found.st_mode):
-            return DirectoryFacts(str(place.parent / os.readlink(place)), type=mount.type)  # noqa: PTH115
+            return DirectoryFacts(str(place.parent / os.readlink(place)), type=mount.kind)  # noqa: PTH115
     room = os.statvfs(path)
     own = (("the root", Path("/")), ("the agent's own state", state))
     return DirectoryFacts(
         real=path,
         directory=stat.S_ISDIR(found.st_mode),
         writable=os.access(path, os.W_OK | os.X_OK),
-        type=mount.type,
+        type=mount.kind,
         mount=mount.point,
         device=found.st_dev,
         total=room.f_blocks * room.f_frsize,
@@ -55,7 +48,7 @@ def find(path: str, state: Path) -> DirectoryFacts | None:
     )
 
 
-def _holds(mounts: list[_Mount], place: Path, device: int, mount: _Mount) -> bool:
+def _holds(mounts: list[Mount], place: Path, device: int, mount: Mount) -> bool:
     """Whether a place is on that file system, or would be if it were there."""
     place = place.resolve()
     while not place.exists():
@@ -64,27 +57,11 @@ def _holds(mounts: list[_Mount], place: Path, device: int, mount: _Mount) -> boo
     return place.stat().st_dev == device or _of(mounts, str(place)).source == mount.source
 
 
-def _of(mounts: list[_Mount], path: str) -> _Mount:
+def _of(mounts: list[Mount], path: str) -> Mount:
     """The mount that a path is on: the deepest, and of those the last."""
     inside = [
         mount
         for mount in mounts
         if path == mount.point or path.startswith(mount.point.rstrip("/") + "/")
     ]
-    return max(reversed(inside), key=lambda mount: len(mount.point), default=_Mount("/", "", ""))
-
-
-def _mounts() -> list[_Mount]:
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind, source, *_ = rest.split(" ")
-        found.append(_Mount(_unescaped(fields.split()[4]), kind, source))
-    return found
-
-
-def _unescaped(text: str) -> str:
-    """Blanks and backslashes in a path, as the kernel writes them: ``\\040``."""
-    for octal, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        text = text.replace(octal, character)
-    return text
+    return max(reversed(inside), key=lambda mount: len(mount.point), default=Mount("/", "", "", ""))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chaos_agent.linux.devices import Devices
     from chaos_agent.linux.fib import Fib
     from chaos_agent.linux.ipsets import IpSets
+    from chaos_agent.linux.limits import Writers
     from chaos_agent.linux.nft import Nft
     from chaos_agent.linux.nftrules import NftChains, NftSets
     from chaos_agent.linux.systemd import Systemd
@@ -36,6 +37,7 @@ class Host:
 
     def __init__(self, services: Mapping[str, Service] | None = None) -> None:
         self._services = services or {}
+        self.draining: dict[str, float] = {}  # links whose packets are waited for, since when
 
     @cached_property
     def tc(self) -> Tc:
@@ -111,6 +113,12 @@ class Host:
         return find()
 
     @cached_property
+    def limits(self) -> Writers:
+        from chaos_agent.linux.limits import Writers
+
+        return Writers()
+
+    @cached_property
     def children(self) -> Children:
         from chaos_agent.linux.children import Children
 
@@ -130,9 +138,9 @@ class Host:
 
     def close(self) -> None:
         """Close sockets. Holders lose their parent's pipe by this, and end."""
-        for name in ("ways", "devices", "nft_chains"):  # which have no socket of their own
+        for name in ("ways", "devices", "nft", "nft_chains"):  # which have no socket of their own
             self.__dict__.pop(name, None)
-        for name in ("tc", "fib", "sets", "nft", "children", "workers", "systemd"):
+        for name in ("tc", "fib", "sets", "limits", "children", "workers", "systemd"):
             adapter = self.__dict__.pop(name, None)
             if adapter is not None:
                 adapter.close()

@@ -8,20 +8,24 @@ in ``/run/systemd/system.control``, where the user's own may be.)
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
-import threading
+import signal
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from chaos_core.effects import CgroupLimit
-from chaos_core.errors import Unsupported
+from chaos_core.errors import ChaosError, Unsupported
 from chaos_core.node import CgroupFacts
 
 ROOT = Path("/sys/fs/cgroup")
 _BLOCK = Path("/sys/dev/block")
 _PATIENCE_S = 0.5
 _UNLIMITED = "max"
+_PR_SET_PDEATHSIG = 1
 
 
 def facts(group: str, files: Sequence[str]) -> CgroupFacts | None:
@@ -77,27 +81,86 @@ def _of_key(text: str, key: str) -> str:
     return _UNLIMITED
 
 
-def write(limit: CgroupLimit, value: str) -> None:
-    """Set the limit. Raises Unsupported when the kernel does not take it.
+class Writers:
+    """Sets limits, each in a process of its own, since the kernel may take its time.
 
-    Who lowers ``memory.high`` has to reclaim what is above it, which may take long; so a
-    thread does, and goes on with it after this returns.
+    Who lowers ``memory.high`` has to reclaim what is above it; the first limit on a disk waits for
+    what is in flight. Such a process goes on after ``write`` has returned, and ends with ``stop``
+    or with ours: a limit that came into force after it was taken back would stay for ever.
     """
-    place = ROOT / limit.group.lstrip("/") / limit.file
-    text = f"{limit.key}={value}" if limit.key else value
-    problems: list[OSError] = []
 
-    def put() -> None:
-        try:
-            place.write_text(text)
-        except OSError as error:
-            problems.append(error)
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str, str], int] = {}
 
-    writer = threading.Thread(target=put, daemon=True)
-    writer.start()
-    writer.join(_PATIENCE_S)
-    if problems:
-        raise Unsupported(f"{place} does not take {text!r}: {problems[0].strerror}")
+    def write(self, limit: CgroupLimit, value: str) -> None:
+        """Set the limit. Raises Unsupported when the kernel does not take it."""
+        self.stop(limit)
+        place = ROOT / limit.group.lstrip("/") / limit.file
+        text = f"{limit.key}={value}" if limit.key else value
+        parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+        pid = os.fork()
+        if pid == 0:  # nothing but system calls from here on
+            try:
+                prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if os.getppid() == parent:
+                    put(str(place), text.encode())
+                os._exit(0)
+            except OSError as error:
+                os._exit(error.errno or errno.EIO)
+            finally:
+                os._exit(errno.EIO)
+        self._running[_key(limit)] = pid
+        problem = self._ended(limit, _PATIENCE_S)
+        if problem:
+            raise Unsupported(f"{place} does not take {text!r}: {os.strerror(problem)}")
+
+    def stop(self, limit: CgroupLimit) -> None:
+        """End the process that writes the limit, if one does. Raises ChaosError when it lives on.
+
+        Then the kernel has not done yet what it was asked for, and nobody can say what comes of it.
+        """
+        pid = self._running.get(_key(limit))
+        if pid is None:
+            return
+        os.kill(pid, signal.SIGKILL)
+        if self._ended(limit, _PATIENCE_S) is None:
+            raise ChaosError(
+                f"process {pid}, which sets {limit.file} of {limit.unit}, does not die",
+                hint="the kernel holds it: see /proc/PID/stack",
+            )
+
+    def close(self) -> None:
+        """End all of them."""
+        for pid in self._running.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._running.clear()
+
+    def _ended(self, limit: CgroupLimit, patience_s: float) -> int | None:
+        """What its process has ended with, 0 or an errno; None when it still runs after that."""
+        deadline = time.monotonic() + patience_s
+        pid = self._running[_key(limit)]
+        while True:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                del self._running[_key(limit)]
+                return max(0, os.waitstatus_to_exitcode(status))
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.0005)
+
+
+def put(path: str, data: bytes) -> None:
+    """Write to a file of the kernel's in one go."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
+def _key(limit: CgroupLimit) -> tuple[str, str, str]:
+    return limit.group, limit.file, limit.key
 
 
 def block_of(path: str) -> str:

@@ -26,7 +26,7 @@ from chaos_agent.linux import processes, sockets
 from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.sockets import Tcp, address
 from chaos_agent.linux.systemd import RUNNING, Systemd
-from chaos_core.errors import Unsupported
+from chaos_core.errors import Busy, Unsupported
 from chaos_core.essential import SSH_SERVERS, SSH_SOCKETS
 
 _PROC = Path("/proc")
@@ -143,7 +143,7 @@ def _by_units(systemd: Systemd, listening: list[Tcp]) -> Iterator[SshPort]:
     try:
         for unit in systemd.at_work(SSH_SOCKETS):
             yield from (SshPort(port, unit) for port in systemd.listens(unit))
-    except Unsupported:
+    except (Unsupported, Busy):
         group = unified_id(_PID_1)
         for one in listening:
             if group and one.group == group:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos_core.effects import is_ours
-from chaos_core.errors import Unsupported
+from chaos_core.errors import Busy, Unsupported
 
 RUNNING = Path("/run/systemd/system")  # exists when systemd is PID 1, sd_booted(3)
 TRANSIENT = Path("/run/systemd/transient")
@@ -72,7 +72,8 @@ def _ours() -> set[str]:
 class Systemd:
     """The manager. Connects when first asked, and again after the bus was gone.
 
-    All methods raise Unsupported when systemd does not answer, or refuses.
+    All methods raise Unsupported when systemd refuses or there is none, Busy when it takes its
+    time: for a reload of thousands of units it is silent for seconds.
     """
 
     def __init__(self) -> None:
@@ -88,7 +89,7 @@ class Systemd:
         """Whether the machine is being shut down: no unit can be started or stopped any more."""
         try:
             return RUNNING.is_dir() and self._property("", "Manager", "SystemState") == "stopping"
-        except Unsupported:
+        except (Unsupported, Busy):
             return False
 
     def state(self, unit: str) -> UnitState | None:
@@ -153,7 +154,7 @@ class Systemd:
         """Whether it starts with the machine: ``enabled`` if so, else what it is instead."""
         try:
             return str(self._call("GetUnitFileState", "s", unit)[0])
-        except Unsupported:  # who must know whether systemd answers asks for its version
+        except (Unsupported, Busy):  # who must know whether systemd answers asks for its version
             return "not installed"
 
     def reboot(self) -> None:
@@ -260,7 +261,7 @@ class Systemd:
 
     def settled(self, name: str) -> Job:
         """How a hook is once it has ended, or after a second."""
-        with suppress(Unsupported):
+        with suppress(Unsupported, Busy):
             self._wait(lambda: self.job(name).active != "activating", name)
         return self.job(name)
 
@@ -268,7 +269,7 @@ class Systemd:
         """Stop a hook, which runs its undo. It goes away, unless the undo fails or takes long."""
         if self.job(name).there:
             self.stop(f"{name}.service")
-        with suppress(Unsupported):
+        with suppress(Unsupported, Busy):
             self._wait(lambda: self.job(name).active in ("", "failed"), name)
             if self.job(name).active == "failed" and not self.job(name).undo_failed:
                 self._call("ResetFailedUnit", "s", f"{name}.service")
@@ -336,7 +337,7 @@ class Systemd:
         deadline = time.monotonic() + _PATIENCE_S
         while not met():
             if time.monotonic() > deadline:
-                raise Unsupported(problem)
+                raise Busy(problem)
             time.sleep(0.002)
 
     def _property(self, path: str, interface: str, name: str) -> Any:
@@ -368,7 +369,10 @@ class Systemd:
         except DBusErrorResponse as error:
             text = error.data[0] if error.data else error.name
             raise Unsupported(f"systemd refuses {method}: {text}") from None
-        except OSError as error:  # TimeoutError is one
+        except TimeoutError:
+            self.close()
+            raise Busy(f"systemd has not answered {method} within {_PATIENCE_S:g} s") from None
+        except OSError as error:
             self.close()
             raise Unsupported(
                 f"systemd does not answer on the system bus: {error}",

@@ -169,6 +169,16 @@ class Tc:
         parms = options.get_attr("TCA_TBF_PARMS") if options else None
         return {key: int(parms[key]) for key in ("rate", "limit", "buffer")} if parms else None
 
+    @kernel_call
+    def queued(self, link: Link) -> int:
+        """How many packets wait in the link's root qdisc, with what is behind that."""
+        for message in self.dump_qdiscs({link.index}):
+            if message["parent"] == U32:
+                stats = message.get_attr("TCA_STATS2")
+                queue = stats.get_attr("TCA_STATS_QUEUE") if stats else None
+                return int(queue["qlen"]) if queue else 0
+        return 0
+
     def _qdisc(self, link: Link, kind: str, parent: int) -> Any:
         """The options of the qdisc below that parent (U32: at the root), if it is of that kind."""
         for message in self.dump_qdiscs({link.index}):

@@ -6,6 +6,9 @@ never touched; a table is only opened when it is in use or about to be, because
 opening one loads its module. A fresh handle is made for every change and read,
 so it belongs to the network namespace of the moment.
 
+A commit replaces a whole table, so what it did to the rules of others is looked at before the
+lock is let go: ``damage`` keeps what it should not have done, for the fault's end to tell.
+
 Rules are compared as bytes, the way ``iptables -C`` does it: what libxtables
 builds from the Rule against what the kernel holds. No text is parsed, and nothing
 is lost in translation.
@@ -27,7 +30,7 @@ import tenacity
 from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
 from chaos_core.effects import Chain, Family, Table, is_ours
-from chaos_core.errors import ChaosError, NotInForce, Unsupported
+from chaos_core.errors import Busy, ChaosError, NotInForce, Unsupported
 
 FAMILIES: tuple[Family, ...] = (4, 6)
 TABLES: tuple[Table, ...] = ("raw", "mangle", "filter", "nat", "security")
@@ -48,11 +51,12 @@ class _Changed(ChaosError):
 class Xtables:
     """The legacy backend. Must be used from one thread (python-iptables).
 
-    Without state but for what ``difference`` has counted, since each read of a table costs.
+    Without state but for ``damage`` and what ``difference`` has counted, since reading costs.
     """
 
     def __init__(self) -> None:
         self._counted: dict[tuple[Family, str, str], tuple[int, ...]] = {}
+        self.damage: list[str] = []
 
     def tables(self, family: Family) -> list[str]:
         """The tables in use in this network namespace, in the kernel's order. Opens none."""
@@ -232,7 +236,7 @@ class Xtables:
         try:
             retrying(self._change_once, family, table_name, where, change)
         except tenacity.RetryError:
-            raise NotInForce(
+            raise Busy(
                 f"table {table_name} (IPv{family}) kept changing under 20 attempts",
                 where=where,
                 hint="another program rewrites the firewall all the time; stop it and try again",
@@ -242,9 +246,12 @@ class Xtables:
         self, family: Family, table_name: str, where: str, change: Callable[[Any], bool | None]
     ) -> None:
         with _lock(where), self._open(family, table_name) as table:
+            others = _others(table, family, where)
             try:
-                if change(table) is not False:
-                    table.commit()
+                if change(table) is False:
+                    return
+                table.commit()
+                table.refresh()
             except (iptc().IPTCError, iptc().XTablesError) as error:
                 if _BUSY in str(error):
                     raise _Changed(f"table {table_name} (IPv{family}) has changed") from None
@@ -253,6 +260,10 @@ class Xtables:
                     where=where,
                     hint=f"the kernel or iptables lacks a match or target: {module_hint()}",
                 ) from None
+            if _others(table, family, where) != others:
+                said = f"a commit to table {table_name} (IPv{family}) has changed rules of others"
+                self.damage.append(said)
+                raise NotInForce(said, where=where)
 
     @contextmanager
     def _open(self, family: Family, name: str) -> Iterator[Any]:
@@ -283,7 +294,7 @@ def _lock(where: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise NotInForce(
+                    raise Busy(
                         f"{_LOCK} is held by another program for more than {_LOCK_WAIT_S:g} s",
                         where=where,
                         hint=f"find it with `fuser {_LOCK}`",
@@ -302,6 +313,22 @@ def _entries(table: Any, family: Family, chain: str) -> Iterator[Entry]:
         data = ctypes.string_at(ctypes.addressof(raw), raw.next_offset)
         yield Entry.read(data, family, (target or b"").decode())
         raw = table.next_rule(raw)
+
+
+def _others(table: Any, family: Family, name: str) -> dict[str, tuple[str, list[Entry]]]:
+    """All chains but ours and the one of that name: policies, and rules that do not lead to one."""
+
+    def foreign(one: str) -> bool:
+        return one != name and not is_ours(one)
+
+    return {
+        chain.name: (
+            chain.get_policy().name if chain.is_builtin() else "",
+            [one for one in _entries(table, family, chain.name) if foreign(one.target)],
+        )
+        for chain in table.chains
+        if foreign(chain.name)
+    }
 
 
 def _key(chain: Chain) -> tuple[Family, str, str]:
