@@ -127,18 +127,18 @@ def install(tracer: Tracer) -> None:
         return tracer.wrap(f"os.{name}", call) if name in ("write", "fdatasync") else call
 
     def begin(start: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(self: engine.Engine, *args: Any) -> Any:
+        def wrapped(self: engine.Engine, *args: Any, **kwargs: Any) -> Any:
             tracer.begin()
-            result = tracer.wrap("start", start, stage="start")(self, *args)
+            result = tracer.wrap("start", start, stage="start")(self, *args, **kwargs)
             tracer.stage = "hold"
             return result
 
         return wrapped
 
     def finish(end: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(self: engine.Engine, *args: Any) -> Any:
+        def wrapped(self: engine.Engine, *args: Any, **kwargs: Any) -> Any:
             try:
-                return tracer.wrap("end", end, stage="end")(self, *args)
+                return tracer.wrap("end", end, stage="end")(self, *args, **kwargs)
             finally:
                 tracer.stage = ""
 
