@@ -1,6 +1,7 @@
 """The drill's checks of one node, with the product installed from its .deb and run by systemd.
 
-Left to the lab's VMs: a reboot, and one percent of 20,000 packets, which take minutes here.
+Left to the lab's VMs: a reboot, and one percent of 20,000 packets, which take minutes here; and
+memory, since here the controller and chaosctl take theirs from the same node.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ PRODUCTION = (
     network.latency,
     network.duration,
     resources.cpu,
-    resources.memory,
     limits.limits_of_the_node,
 )
 LAB = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chaos_lab.drill.context import Drill
+from chaos_lab.drill.measure import Resources
 
 _CPU_S = 30
 # What the fault's own cgroup has had, and the time: not what is left of the whole node when what
@@ -20,16 +21,6 @@ time.sleep({_CPU_S})
 spent, passed = used() - before, now() - began
 print(spent / passed / 1e4 / os.cpu_count())
 """
-# The same for memory: the median of five looks.
-_MEMORY = """
-import glob, statistics, time
-(group,) = glob.glob("/sys/fs/cgroup/**/chs-*/memory.current", recursive=True)
-def taken():
-    time.sleep(0.5)
-    return int(open(group).read())
-total = next(int(l.split()[1]) * 1024 for l in open("/proc/meminfo") if l.startswith("MemTotal"))
-print(100 * statistics.median(taken() for _ in range(5)) / total)
-"""
 
 
 def cpu(drill: Drill) -> None:
@@ -44,13 +35,17 @@ def cpu(drill: Drill) -> None:
 
 def memory(drill: Drill) -> None:
     """10 % of MemTotal."""
-    with drill.fault("memory.stress", "percent=10%", nodes=("n1",)):
-        said = drill.fleet.exec("n1", ["python3", "-c", _MEMORY])
-    taken = float(said.stdout)
+    total = memory_total(drill, "n1")
+    with Resources(drill.fleet, "n1") as resources:
+        _, base = resources.over(4)
+        with drill.fault("memory.stress", "percent=10%", nodes=("n1",)):
+            resources.over(1)
+            _, left = resources.over(4)
+    taken = 100 * (base - left) / total
     drill.check(
         "memory.accuracy",
         "P8",
-        "10 ± 0.5 points of MemTotal, by memory.current",
+        "10 ± 0.5 points of MemTotal",
         taken,
         "points",
         9.5 <= taken <= 10.5,
