@@ -34,6 +34,7 @@ from chaos_agent.effects import (
     revert_all,
     sweep,
     went_with_the_machine,
+    words,
 )
 from chaos_agent.effects.detour import Counts
 from chaos_agent.journal import Journal
@@ -42,7 +43,7 @@ from chaos_agent.rerouted import Watch
 from chaos_agent.snapshot import Snapshot
 from chaos_core import composition
 from chaos_core.effects import AT_ONCE, Effect, Pipe, Reboot, changes
-from chaos_core.errors import InvalidInput, NotInForce, Refused, Unsupported
+from chaos_core.errors import ChaosError, InvalidInput, NotInForce, Refused, Unsupported
 from chaos_core.faults import Fault
 from chaos_core.hits import Hits, add
 from chaos_core.lease import Lease
@@ -287,7 +288,7 @@ class Engine:
         standing = self.standing[fault_id]
         if standing.state != "reverting":
             standing.state = "reverting"
-            with suppress(Exception):  # nothing may keep a fault from being reverted
+            with suppress(ChaosError, OSError):  # a count that fails is no reason not to revert
                 self._count(standing, fresh=True)
         difference = revert_all(self.host, standing.effects, self.step)
         if next_boots(self.host, standing.effects):
@@ -333,11 +334,11 @@ class Engine:
         return sweep.clear(self.host, _PAUSE_S, tries=3) if sweep.find(self.host) else []
 
     def _look(self, standing: Standing) -> Snapshot | str:
-        """A snapshot, or why there is none: nothing may keep a fault from being reverted."""
+        """A snapshot, or why there is none, which counts as a difference."""
         try:
             return snapshot.take(self.host, snapshot.scope_of(standing.effects))
         except Exception as error:
-            return f"the node cannot be read back: {error}"
+            return f"the node cannot be read back: {words(error)}"
 
     def _our_doing(self, standing: Standing, after: Snapshot) -> list[str]:
         """What is not as it was before, of what this fault brings or changes."""

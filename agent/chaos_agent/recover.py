@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chaos_agent import snapshot
-from chaos_agent.effects import next_boots, revert_all, sweep, went_with_the_machine
+from chaos_agent.effects import next_boots, revert_all, sweep, went_with_the_machine, words
 from chaos_agent.journal import Intent, Journal, quarantine_file, read_quarantine
 from chaos_agent.linux.boottime import boot_id
 from chaos_agent.linux.host import Host
@@ -23,7 +23,7 @@ from chaos_core.errors import Refused
 from chaos_core.log import Log
 
 _RETRY_S = 0.2
-_BUDGET_S = 8.0  # for all reverts together; systemd gives `recover` 20 s (TimeoutStopSec)
+_BUDGET = 8_000_000  # µs, for all reverts together; systemd gives `recover` 20 s (TimeoutStopSec)
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ def recover(host: Host, state: Path, clock: Callable[[], int], log: Log) -> Repo
         found = journal.open_intents()
         intents = [intent for intent in found if not next_boots(host, intent.effects)]
         damaged = journal.damaged
-        _revert(host, intents, log)
+        _revert(host, intents, clock, log)
         _sweep(host, report)
         for intent in intents:
             _close(host, journal, intent, clock(), report, log)
@@ -116,15 +116,15 @@ def _close(host: Host, journal: Journal, intent: Intent, at: int, report: Report
     )
 
 
-def _revert(host: Host, intents: list[Intent], log: Log) -> None:
+def _revert(host: Host, intents: list[Intent], clock: Callable[[], int], log: Log) -> None:
     """All of them in the opposite order; and again, as long as something resists and time is left.
 
     Another program holds the xtables lock, say, or PID 1 is busy with a reload.
     """
-    until = time.monotonic() + _BUDGET_S
+    until = clock() + _BUDGET
     while True:
         left = {intent.fault: revert_all(host, intent.effects) for intent in reversed(intents)}
-        if not any(left.values()) or time.monotonic() > until:
+        if not any(left.values()) or clock() > until:
             break
         time.sleep(_RETRY_S)
     for fault, problems in left.items():
@@ -137,7 +137,7 @@ def _compare(host: Host, intent: Intent) -> list[str]:
     try:
         after = snapshot.take(host, snapshot.scope_of(intent.effects))
     except Exception as error:
-        return [f"the node cannot be read back: {error}"]
+        return [f"the node cannot be read back: {words(error)}"]
     return [*snapshot.our_doing(intent.before, after), *host.xtables.damage]
 
 

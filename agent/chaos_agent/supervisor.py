@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from chaos_agent.config import AgentConfig
-from chaos_agent.effects import words
+from chaos_agent.effects import FAILED, words
 from chaos_agent.engine import Engine, Standing
 from chaos_agent.journal import epoch_file, quarantine_file, read_quarantine
 from chaos_core import envelope
@@ -393,18 +393,22 @@ class Supervisor:
         )
 
     def _not_yet(self, standing: Standing, ending: _Ending, left: tuple[str, ...]) -> None:
-        """Something of it is still there: say so, and when it is tried again."""
+        """Something of it is still there: say so, and when it is tried again.
+
+        A defect quarantines the node at once, also when the next try is clean.
+        """
         ending.next_try = self.engine.clock() + _RETRY_EVERY
         standing.pending = "; ".join(left)
         if left != ending.seen:
             ending.seen = left
+            self._to_quarantine(standing.id, tuple(line for line in left if FAILED in line))
             self.changed = True
             self.log.warning(
                 "not clean yet", run=standing.run, fault=standing.id, why=standing.pending
             )
 
     def _words(self, error: Exception, fault: str) -> str:
-        """What to tell of an error. One that nobody has foreseen is for people to look at."""
+        """What to tell of an error. An unexpected one is logged with its trace, and quarantines."""
         if not isinstance(error, ChaosError | OSError):
             self.log.error("failed", fault=fault, trace=_trace(error))
             self._to_quarantine(fault, (words(error),))
@@ -413,7 +417,8 @@ class Supervisor:
     def _to_quarantine(self, fault: str, difference: tuple[str, ...]) -> None:
         """Beside what the node is quarantined for already: nobody has looked at that yet."""
         more = [f"fault {fault}: {line}" for line in difference]
-        self._keep_quarantine([*self.quarantine, *more])
+        if more:
+            self._keep_quarantine([*dict.fromkeys([*self.quarantine, *more])])
 
     def _keep_quarantine(self, why: list[str]) -> None:
         self.quarantine = why
@@ -466,4 +471,5 @@ class Supervisor:
 
 
 def _trace(error: Exception) -> str:
-    return "".join(traceback.format_exception(error))
+    """The innermost calls: a log line has room for no more."""
+    return "".join(traceback.format_exception(error, limit=-6))

@@ -127,7 +127,7 @@ def test_a_difference_is_kept_as_quarantine(
     partition(host, tmp_path)
     hold_on = ("-m", "set", "--match-set", f"chs-{FAULT}-4", "src", "-j", "ACCEPT")
     sh("iptables-legacy", "-A", "FORWARD", *hold_on)
-    monkeypatch.setattr("chaos_agent.recover._BUDGET_S", 0.5)
+    monkeypatch.setattr("chaos_agent.recover._BUDGET", 500_000)
     report = recovered(tmp_path)
     assert all(f"chs-{FAULT}-4" in line for line in report.difference)
     assert json.loads((tmp_path / "quarantine").read_text()) == [*dict.fromkeys(report.difference)]

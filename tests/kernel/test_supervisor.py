@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ def test_a_defect_in_any_step_ends_its_fault_and_nothing_else(
     assert node.status(bad).state == "ended"
     assert node.status(good).state == "in_force"
     assert node.engine.standing.keys() == {good}
+    assert "the agent has failed: KeyError: 'a defect' (" in node.supervisor.quarantine[0]
 
 
 def test_a_revert_is_tried_until_it_is_clean(
@@ -141,7 +143,10 @@ def test_a_revert_is_tried_until_it_is_clean(
 ) -> None:
     fault = node.partition()
     with lock_held(2.5):
+        began = time.monotonic()
         node.supervisor.obey(Revert(fault=fault), now_us())
+        node.supervisor.obey(Revert(fault=fault), now_us())
+        assert time.monotonic() - began < 2  # it waits for the lock once
         beat = node.supervisor.heartbeat(now_us())
         assert [one.state for one in beat.faults] == ["reverting"]
         assert "xtables.lock" in beat.faults[0].detail

@@ -114,9 +114,14 @@ def went_with_the_machine(host: Host, difference: Sequence[str]) -> bool:
 
 
 def words(error: Exception) -> str:
-    """What to tell of an error. One that nobody has foreseen says of what type it is."""
-    told = isinstance(error, ChaosError | OSError)
-    return str(error) if told else f"{FAILED}{type(error).__name__}: {error}"
+    """What to tell of an error. An unexpected one says its type, and where it was raised."""
+    if isinstance(error, ChaosError | OSError):
+        return str(error)
+    at, where = error.__traceback__, ""
+    while at is not None:
+        where = f" ({at.tb_frame.f_globals.get('__name__')}:{at.tb_lineno})"
+        at = at.tb_next
+    return f"{FAILED}{type(error).__name__}: {error}{where}"
 
 
 def revert_all(

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 
 from chaos_agent.effects.counters import Counters
 from chaos_agent.linux import tcx
+from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
 from chaos_agent.linux.tc import Tc
@@ -30,10 +31,11 @@ from chaos_core.effects import IngressPipe, Pipe, is_ours
 from chaos_core.errors import ChaosError, InvalidInput, Refused
 from chaos_core.hits import Hits
 
-_DRAIN_S = 2.0  # the longest that a fault's end waits for packets, most of which it must be over
-_GRACE_S = 0.2  # for a starved node's timers
+_DRAIN_AT_MOST = 2_000_000  # µs, of the five seconds that an abort may take
+_GRACE = 200_000  # µs, for a starved node's timers
 _TAIL = 8  # no distribution of netem's goes further, in jitters
-_WAIT_S = 0.08  # at a time: all other faults wait meanwhile
+_AT_A_TIME = 80_000  # µs: all other faults wait meanwhile
+_PAUSE_S = 0.01  # a look lists the qdiscs of all devices
 
 
 class PipeOps:
@@ -118,15 +120,14 @@ def drain(host: Host, effect: Pipe | IngressPipe, link: Link) -> None:
     Nothing new goes in any more. Returns when it is empty, or has had time enough. Raises
     ChaosError when that takes longer than this may wait at a time, to be tried again.
     """
-    netem, tbf, now = effect.netem, effect.tbf, time.monotonic()
-    longest = (netem.delay + _TAIL * netem.jitter) / 1e6 if netem else 0.0
-    longest += tbf.limit / tbf.rate if tbf else 0.0
-    patience = min(_DRAIN_S, longest + _GRACE_S)
-    since = host.draining.setdefault(link.name, now)
-    while (queued := host.tc.queued(link)) and time.monotonic() < since + patience:
-        if time.monotonic() > now + _WAIT_S:
+    netem, tbf, began = effect.netem, effect.tbf, now_us()
+    longest = netem.delay + _TAIL * netem.jitter if netem else 0
+    longest += tbf.limit * 1_000_000 // tbf.rate if tbf else 0
+    until = host.draining.setdefault(link.name, began + min(_DRAIN_AT_MOST, longest + _GRACE))
+    while (queued := host.tc.queued(link)) and now_us() < until:
+        if now_us() > began + _AT_A_TIME:
             raise ChaosError(f"{queued} packets are still on their way through {link.name}")
-        time.sleep(0.002)
+        time.sleep(_PAUSE_S)
     del host.draining[link.name]
 
 

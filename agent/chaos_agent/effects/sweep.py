@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from chaos_agent.effects import revert_all
+from chaos_agent.effects import revert_all, words
 from chaos_agent.effects.pipe import release, unhook
 from chaos_agent.effects.undo_timer import undone_by
 from chaos_agent.linux import children
@@ -38,19 +38,17 @@ class Found:
 
 
 def find(host: Host) -> list[Found]:
-    """What of ours is there, in the order in which it is safe to remove.
+    """Everything on this host that carries the agent's tag, in the order of safe removal.
 
-    What cannot be looked at is found as such: nothing that fails there hides the rest.
+    A part that cannot be listed is itself reported as found, so the other parts are still removed.
     """
     found: list[Found] = []
-    for part in (
-        *(_chains, _tables, _filters, _links, _sets, _processes, _cgroups, _timers, _hooks),
-    ):
+    for part in _PARTS:
         try:
             found += part(host)
         except Exception as error:
             what = part.__name__.strip("_")
-            found.append(Found(f"{what} that cannot be listed: {error}", lambda: None))
+            found.append(Found(f"{what} that cannot be listed: {words(error)}", lambda: None))
     return found
 
 
@@ -61,7 +59,7 @@ def remove(host: Host) -> list[str]:
         try:
             found.remove()
         except Exception as error:
-            problems.append(f"{found}: {error}")
+            problems.append(f"{found}: {words(error)}")
     return problems
 
 
@@ -175,3 +173,6 @@ def _hooks(host: Host) -> list[Found]:
         return lambda: host.systemd.end(name)
 
     return [Found(f"hook {name}", removal(name)) for name in host.systemd.jobs()]
+
+
+_PARTS = (_chains, _tables, _filters, _links, _sets, _processes, _cgroups, _timers, _hooks)

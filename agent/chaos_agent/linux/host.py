@@ -37,7 +37,7 @@ class Host:
 
     def __init__(self, services: Mapping[str, Service] | None = None) -> None:
         self._services = services or {}
-        self.draining: dict[str, float] = {}  # links whose packets are waited for, since when
+        self.draining: dict[str, int] = {}  # links whose packets are waited for, until when
 
     @cached_property
     def tc(self) -> Tc:

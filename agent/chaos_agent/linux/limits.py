@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from chaos_agent.linux.boottime import now_us
 from chaos_core.effects import CgroupLimit
 from chaos_core.errors import ChaosError, Unsupported
 from chaos_core.node import CgroupFacts
@@ -138,14 +139,14 @@ class Writers:
 
     def _ended(self, limit: CgroupLimit, patience_s: float) -> int | None:
         """What its process has ended with, 0 or an errno; None when it still runs after that."""
-        deadline = time.monotonic() + patience_s
+        deadline = now_us() + int(patience_s * 1_000_000)
         pid = self._running[_key(limit)]
         while True:
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 del self._running[_key(limit)]
                 return max(0, os.waitstatus_to_exitcode(status))
-            if time.monotonic() > deadline:
+            if now_us() > deadline:
                 return None
             time.sleep(0.0005)
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import tenacity
 
+from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
 from chaos_core.effects import Chain, Family, Table, is_ours
@@ -35,7 +36,8 @@ from chaos_core.errors import Busy, ChaosError, NotInForce, Unsupported
 FAMILIES: tuple[Family, ...] = (4, 6)
 TABLES: tuple[Table, ...] = ("raw", "mangle", "filter", "nat", "security")
 _LOCK = Path("/run/xtables.lock")
-_LOCK_WAIT_S = 1.0
+_LOCK_WAIT = 1_000_000  # µs
+_LOCK_MEMORY = 2_000_000  # µs for which a lock that was not to be had is not waited for again
 _LETS_PASS = ("ACCEPT", "QUEUE", "NFQUEUE")  # the rest of the table is not asked any more
 _NAMES: dict[Family, Path] = {
     4: Path("/proc/net/ip_tables_names"),
@@ -57,6 +59,7 @@ class Xtables:
     def __init__(self) -> None:
         self._counted: dict[tuple[Family, str, str], tuple[int, ...]] = {}
         self.damage: list[str] = []
+        self._gave_up_at = -_LOCK_MEMORY
 
     def tables(self, family: Family) -> list[str]:
         """The tables in use in this network namespace, in the kernel's order. Opens none."""
@@ -245,7 +248,7 @@ class Xtables:
     def _change_once(
         self, family: Family, table_name: str, where: str, change: Callable[[Any], bool | None]
     ) -> None:
-        with _lock(where), self._open(family, table_name) as table:
+        with self._lock(where), self._open(family, table_name) as table:
             others = _others(table, family, where)
             try:
                 if change(table) is False:
@@ -266,6 +269,34 @@ class Xtables:
                 raise NotInForce(said, where=where)
 
     @contextmanager
+    def _lock(self, where: str) -> Iterator[None]:
+        """Hold the lock that the iptables tools take. Raises Busy after a second.
+
+        Or at once, when it was waited for in vain a moment ago: a fault has several chains, and
+        its end is tried again and again, while the leases of other faults need this thread.
+        """
+        descriptor = os.open(_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            now = now_us()
+            until = now if now < self._gave_up_at + _LOCK_MEMORY else now + _LOCK_WAIT
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if now_us() > until:
+                        self._gave_up_at = now_us()
+                        raise Busy(
+                            f"{_LOCK} is held by another program",
+                            where=where,
+                            hint=f"find it with `fuser {_LOCK}`",
+                        ) from None
+                    time.sleep(0.005)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
     def _open(self, family: Family, name: str) -> Iterator[Any]:
         lib = iptc()
         try:
@@ -280,29 +311,6 @@ class Xtables:
             yield table
         finally:
             table.close()
-
-
-@contextmanager
-def _lock(where: str) -> Iterator[None]:
-    """Hold the lock that the iptables tools take; give up after a second."""
-    descriptor = os.open(_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Busy(
-                        f"{_LOCK} is held by another program for more than {_LOCK_WAIT_S:g} s",
-                        where=where,
-                        hint=f"find it with `fuser {_LOCK}`",
-                    ) from None
-                time.sleep(0.005)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _entries(table: Any, family: Family, chain: str) -> Iterator[Entry]:
