@@ -4,10 +4,11 @@ check → compile → snapshot → journal intent (fsync) → apply → verify �
 revert in reverse → verify absent → snapshot → journal done. The engine knows effects,
 not leases: ``supervisor.py`` tells it when.
 
-What carries our tag or is what a fault changes must be after the fault as it was before it.
-What else differs was changed by somebody else meanwhile, and is only told: every request of
-ours to the kernel names things of ours alone, but for a commit to an xtables table, which
-looks itself at what it did (``Xtables.damage``).
+After a fault, everything that carries the agent's tag and everything that a fault changes on
+purpose (units, limits, the clock) must be as it was before. Any other difference was made by
+another program and is only reported: each request to the kernel names the agent's own objects.
+The exception is a commit to an xtables table, which replaces the whole table; ``Xtables`` checks
+every commit for changes to foreign rules (``Xtables.damage``).
 
 It must never apply anything whose undo is not in the journal, never report a
 fault as in force that was not read back, and never report a node as clean that

@@ -643,7 +643,7 @@ def listing(net: Net) -> Callable[[], list[str]]:  # noqa: ARG001
 
 @pytest.fixture
 def lock_held() -> Callable[[float], AbstractContextManager[None]]:
-    """Holds the lock of the iptables tools for so many seconds, as another program does."""
+    """Holds the lock of the iptables tools for the given seconds, as another program might."""
 
     @contextmanager
     def hold(seconds: float) -> Iterator[None]:

@@ -235,7 +235,7 @@ def test_nobody_who_does_not_read_holds_up_the_leases(
             link = Link(keeper.socket)
             assert partition(link) == "in_force"
             for _ in range(60):  # each is refused, which is logged, and tells systemd of a turn
-                link.socket.send(b"no message of ours")
+                link.socket.send(b"not a message")
                 time.sleep(0.02)
             wait_for(lambda: net.ping_from_peer(4, net.peer[4]), 6)  # its lease was not renewed
             wait_for(lambda: any(one.state == "ended" for one in link.heartbeat().faults), 6)

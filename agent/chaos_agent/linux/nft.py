@@ -58,8 +58,8 @@ def _library() -> Any:
 class Nft:
     """nftables of the network namespace of the moment.
 
-    Each call has a libnftables context of its own: one of 0.9.8 (Debian 11) is of no use after
-    it has listed a set of intervals, since what it keeps of that is not what it looks for next.
+    Each call uses a new libnftables context. In version 0.9.8 (Debian 11) a context that has
+    listed an interval set fails every later command, without a message.
     """
 
     def __init__(self) -> None:

@@ -362,7 +362,7 @@ def _cidr(value: Any) -> str:
     match value:
         case {"prefix": {"addr": address, "len": length}}:
             return canonical(f"{address}/{length}")
-        case {"range": [first, last]}:  # no entry of ours, whoever has put it there
+        case {"range": [first, last]}:  # the agent adds addresses and prefixes only
             return f"{first}-{last}"
         case _:
             return canonical(str(value))

@@ -72,8 +72,8 @@ def _ours() -> set[str]:
 class Systemd:
     """The manager. Connects when first asked, and again after the bus was gone.
 
-    All methods raise Unsupported when systemd refuses or there is none, Busy when it takes its
-    time: for a reload of thousands of units it is silent for seconds.
+    All methods raise Unsupported when systemd refuses or is absent, and Busy when it does not
+    answer in time: reloading thousands of units can take it several seconds.
     """
 
     def __init__(self) -> None:

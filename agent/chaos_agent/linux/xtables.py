@@ -6,8 +6,8 @@ never touched; a table is only opened when it is in use or about to be, because
 opening one loads its module. A fresh handle is made for every change and read,
 so it belongs to the network namespace of the moment.
 
-A commit replaces a whole table, so what it did to the rules of others is looked at before the
-lock is let go: ``damage`` keeps what it should not have done, for the fault's end to tell.
+A commit replaces a whole table, so foreign rules are compared before and after it, under the
+lock. ``damage`` lists what a commit changed and should not have; the end of the fault reports it.
 
 Rules are compared as bytes, the way ``iptables -C`` does it: what libxtables
 builds from the Rule against what the kernel holds. No text is parsed, and nothing
@@ -270,10 +270,10 @@ class Xtables:
 
     @contextmanager
     def _lock(self, where: str) -> Iterator[None]:
-        """Hold the lock that the iptables tools take. Raises Busy after a second.
+        """Hold the lock that the iptables tools take. Raises Busy after a second of waiting.
 
-        Or at once, when it was waited for in vain a moment ago: a fault has several chains, and
-        its end is tried again and again, while the leases of other faults need this thread.
+        It does not wait again within two seconds of giving up: a fault has several chains and its
+        revert is retried, and meanwhile this thread must also serve the leases of other faults.
         """
         descriptor = os.open(_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
