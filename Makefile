@@ -73,7 +73,7 @@ catalogue: setup ## measure every fault on the lab's VMs; docs/faults.md, docs/c
 library: setup ## play every scenario on the lab's shop, an hour and a half; docs/examples
 	@$(BIN)/chaosctl lab library --to docs/examples
 
-matrix: setup ## the kernel tests on the real kernels of Debian 11, 12 and 13, emulated; docs/matrix.json
+matrix: setup ## every kind of fault, and what hosts have, on Debian 11, 12 and 13 emulated; docs/matrix.*
 	@$(BIN)/chaosctl lab matrix --to docs
 
 sim: setup ## play 100,000 worlds in which everything fails, and check every promise in each

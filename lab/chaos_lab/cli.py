@@ -309,18 +309,24 @@ def matrix(
         str, typer.Option(help="Only these hosts: debian11, debian12, debian13, by commas.")
     ] = "",
     sample: Annotated[bool, typer.Option("--sample", help="The cases of a few minutes.")] = False,
+    kernel: Annotated[
+        bool, typer.Option("--kernel", help="The kernel tests instead, which takes hours.")
+    ] = False,
     case: Annotated[
         list[str] | None,
         typer.Option("--case", help="Only this file or test of tests/; may be repeated."),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=3, metavar="N", help="So many hosts at a time.")
+    ] = 2,
     to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write matrix.json and matrix.md there.")
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Run the kernel tests on the real kernels and systemds of Debian 11, 12 and 13.
+    """Prove the product on the real kernels and systemds of Debian 11, 12 and 13.
 
-    The nodes are emulated in software, which takes an hour or more. What they said is kept in
+    The nodes are emulated in software, which takes two hours. What they said is kept in
     the directory matrix/logs of the lab's. Ends with 0 only if no case failed.
     """
     from chaos_lab.fleet import require_root
@@ -329,10 +335,10 @@ def matrix(
 
     require_root()
     chosen = releases.choose(only)
-    files = case or cases.chosen(sample=sample)
+    files = case or cases.chosen(sample=sample, kernel=kernel)
     with progress("running the matrix") as say:
         report = run.run(
-            LabDir.find(), chosen, files, neighbours=not sample, say=say,
+            LabDir.find(), chosen, files, neighbours=not (sample or kernel), jobs=jobs, say=say,
             tell=lambda row: say(_case(row)),
         )  # fmt: skip
     if to:

@@ -40,6 +40,7 @@ def test_a_kind_bites_and_leaves_nothing(
     listing: Callable[[], list[str]],
     coexistence: ModuleType,
     refusal: Callable[[Any, str], bool],
+    record_property: Callable[[str, object], None],
     fault: str,
     backend: str,
 ) -> None:
@@ -53,6 +54,10 @@ def test_a_kind_bites_and_leaves_nothing(
         assert refusal(node, made), "it was not refused"
     else:
         coexistence.works_beside(node, net, coexistence.Thing(()), [fault], sh, listing)
+        (hits,) = {one.hits for one in node.supervisor.heartbeat(0).faults}
+        assert hits, "it is not counted"
+        assert hits.count, "nothing was hit"
+        record_property("hits", str(hits))
     assert listing() == before
     assert node.supervisor.quarantine == []
 

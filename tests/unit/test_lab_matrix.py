@@ -70,6 +70,16 @@ def test_a_row_is_ok_refused_or_failed() -> None:
     assert rows[2].said == "assert 1 == 2"
 
 
+def test_what_was_hit_is_a_table_of_hosts() -> None:
+    case = "test_kinds.py::test_a_kind[latency-nft]"
+    said = [["hits", "9 of 9 packets"]]
+    lines = [report(case, "call", user_properties=said), report(case, "teardown")]
+    hosts = HostReport("debian12", {}, tuple(rows_of(*lines))), HostReport("debian13", {}, ())
+    assert hosts[0].rows[0].hits == "9 of 9 packets"
+    text = Report("2026-01-01", "abc", hosts).as_markdown()
+    assert "| latency-nft | 9 of 9 packets | not run |" in text
+
+
 def test_a_host_that_ran_nothing_or_broke_down_has_not_passed() -> None:
     good = HostReport("debian12", {}, (Row("debian12", "a", "ok"),))
     assert Report("2026-01-01", "abc", (good,)).passed

@@ -17,7 +17,7 @@ KERNEL = (
     *("test_composition", "test_hits", "test_rerouted", "test_forwarded", "test_access"),
     *("test_reasons", "test_netlink"),
 )
-"""Of ``tests/kernel``: their files."""
+"""Of ``tests/kernel``: their files. They take hours there, so they are run when asked for."""
 
 MATRIX = (
     *("test_kinds", "test_undo", "test_rule_sets", "test_routing", "test_docker", "test_podman"),
@@ -46,11 +46,9 @@ LEFT_OUT: Mapping[str, str] = MappingProxyType(
 """Files of ``tests/kernel`` that could not prove anything here, and why."""
 
 
-def chosen(*, sample: bool) -> tuple[str, ...]:
-    """The files to run, below the project's root."""
+def chosen(*, sample: bool = False, kernel: bool = False) -> tuple[str, ...]:
+    """What to run, below the project's root: the matrix's own tests, or ``kernel`` tests."""
     if sample:
         return SAMPLE
-    return (
-        *(f"tests/matrix/{name}.py" for name in MATRIX),
-        *(f"tests/kernel/{name}.py" for name in KERNEL),
-    )
+    folder, names = ("kernel", KERNEL) if kernel else ("matrix", MATRIX)
+    return tuple(f"tests/{folder}/{name}.py" for name in names)

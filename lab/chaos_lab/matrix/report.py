@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 Outcome = Literal["ok", "refused", "failed"]
@@ -12,12 +12,16 @@ Outcome = Literal["ok", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Row:
-    """One case on one host. ``said`` is the product's refusal, or why the case failed."""
+    """One case on one host. ``said`` is the product's refusal, or why the case failed.
+
+    ``hits`` is how much a fault hit there, in words, where the case says so.
+    """
 
     host: str
     case: str
     outcome: Outcome
     said: str = ""
+    hits: str = ""
 
     @property
     def group(self) -> str:
@@ -42,7 +46,6 @@ class Report:
     date: str
     commit: str
     hosts: tuple[HostReport, ...]
-    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -73,6 +76,7 @@ class Report:
         for group in groups:
             cells = " | ".join(_cell(host, group) for host in self.hosts)
             lines.append(f"| `{group}` | {cells} |")
+        lines += self._hits()
         for outcome in ("refused", "failed"):
             found = [row for host in self.hosts for row in host.rows if row.outcome == outcome]
             if found:
@@ -81,10 +85,21 @@ class Report:
         for host in self.hosts:
             if host.broken:
                 lines += ["", f"{host.name} ended early: {host.broken}"]
-        if self.left_out:
-            lines += ["", "Kernel tests that are not run here:", ""]
-            lines += [f"- `{name}`: {why}" for name, why in self.left_out.items()]
         return "\n".join(lines) + "\n"
+
+    def _hits(self) -> list[str]:
+        """A table of what each fault hit on each host, by the kernel's counters."""
+        found = {(row.case, row.host): row for host in self.hosts for row in host.rows}
+        cases = list(dict.fromkeys(case for (case, _), row in found.items() if row.hits))
+        if not cases:
+            return []
+        lines = ["", "| hits of | " + " | ".join(host.name for host in self.hosts) + " |"]
+        lines.append("|---" * (len(self.hosts) + 1) + "|")
+        for case in cases:
+            rows = [found.get((case, host.name)) for host in self.hosts]
+            cells = " | ".join((row.hits or row.outcome) if row else "not run" for row in rows)
+            lines.append(f"| {case.partition('[')[2].removesuffix(']')} | {cells} |")
+        return lines
 
 
 def _cell(host: HostReport, group: str) -> str:

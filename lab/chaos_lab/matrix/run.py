@@ -1,10 +1,11 @@
-"""Runs the matrix: one node after the other, each booted once for all its cases."""
+"""Runs the matrix: each node is booted once for all its cases, several of them at a time."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from chaos_core.errors import LabError
 from chaos_lab.image import Progress
 from chaos_lab.layout import LabDir
-from chaos_lab.matrix import cases, image
+from chaos_lab.matrix import image
 from chaos_lab.matrix.machine import Machine
 from chaos_lab.matrix.releases import Release
 from chaos_lab.matrix.report import HostReport, Report, Row
@@ -44,24 +45,31 @@ def run(
     files: Sequence[str],
     *,
     neighbours: bool,
+    jobs: int,
     say: Progress,
     tell: Callable[[Row], None],
 ) -> Report:
-    """Every release in turn; a node that breaks down is reported and does not end the others."""
+    """Every release, ``jobs`` at a time.
+
+    A node that breaks down is reported and does not end the others.
+    """
     lab.cache.mkdir(parents=True, exist_ok=True)
-    hosts = []
+    commit = command(["git", "-C", str(lab.root), "rev-parse", "--short", "HEAD"]).strip()
+    if command(["git", "-C", str(lab.root), "status", "--porcelain"]).strip():
+        commit += " with changes"
     with tempfile.TemporaryDirectory(prefix="matrix-", dir=lab.cache) as temporary:
         project = Path(temporary, "project.img")
         say("packing the project")
         image.project_disk(lab, project)
-        for release in chosen:
-            built = image.build(lab, release, say, neighbours=neighbours)
-            say(f"{release.name}: booting")
-            hosts.append(_host(Machine(lab, built, project, _logs(lab)), files, say, tell))
-    commit = command(["git", "-C", str(lab.root), "rev-parse", "--short", "HEAD"]).strip()
-    if command(["git", "-C", str(lab.root), "status", "--porcelain"]).strip():
-        commit += " with changes"
-    return Report(f"{datetime.now(UTC):%Y-%m-%d}", commit, tuple(hosts), dict(cases.LEFT_OUT))
+        images = [image.build(lab, release, say, neighbours=neighbours) for release in chosen]
+
+        def one(built: image.Image) -> HostReport:
+            say(f"{built.release.name}: booting")
+            return _host(Machine(lab, built, project, _logs(lab)), files, say, tell)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            hosts = tuple(pool.map(one, images))
+    return Report(f"{datetime.now(UTC):%Y-%m-%d}", commit, hosts)
 
 
 def _logs(lab: LabDir) -> Path:
@@ -111,6 +119,7 @@ class Reports:
         self._host, self._rows, self._tell = host, rows, tell
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
+        self._hits: dict[str, str] = {}
 
     def take(self, line: str) -> bool:
         """Whether the line was a report."""
@@ -123,13 +132,15 @@ class Reports:
         for name, value in found.get("user_properties", ()):
             if name == "refused":
                 self._refused[case] = value
+            elif name == "hits":
+                self._hits[case] = value
         if found["when"] == "teardown":
             if case in self._failed:
                 row = Row(self._host, case, "failed", self._failed[case])
             elif case in self._refused:
                 row = Row(self._host, case, "refused", self._refused[case])
             else:
-                row = Row(self._host, case, "ok")
+                row = Row(self._host, case, "ok", hits=self._hits.get(case, ""))
             self._rows.append(row)
             self._tell(row)
         return True
