@@ -17,8 +17,8 @@ differs from its snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -71,6 +71,7 @@ class Standing:
     begun: int = 0  # how many of the effects have been applied
     pending: str = ""  # what was not yet as asked, or not yet gone, when last read back
     complete: bool = False  # all effects have been applied
+    cancelled: bool = False  # its end has come: no more of it is to be applied
     counts: Counts = field(default_factory=Counts)
     hits: Hits | None = None  # as last counted; None: not counted
     before_hits: dict[Effect, Hits] = field(default_factory=dict)
@@ -107,8 +108,9 @@ class Engine:
     """Applies, verifies, renews and reverts, on one host with one journal.
 
     ``clock`` is CLOCK_BOOTTIME in µs; ``view`` reads afresh what a fault must know of this node.
-    ``step`` is called before each effect that is applied, read back or reverted: on a starved
-    node all of a fault can take longer than a watchdog waits, and none of it hangs.
+    ``step`` is called before each effect that is applied, read back, renewed or reverted, where
+    all that stands is as the journal says. What cannot wait for a slow fault is done there, also
+    to other faults; to one that is in ``busy`` only renewals are.
     """
 
     def __init__(
@@ -124,6 +126,18 @@ class Engine:
         self.clock = clock
         self.step: Callable[[], None] = lambda: None
         self.standing: dict[str, Standing] = {}
+        self.busy: set[str] = set()
+
+    @contextmanager
+    def _at_work(self, fault_id: str) -> Iterator[None]:
+        """Nobody is to end this fault meanwhile: it is being worked on."""
+        inner = fault_id in self.busy
+        self.busy.add(fault_id)
+        try:
+            yield
+        finally:
+            if not inner:
+                self.busy.discard(fault_id)
 
     def start(self, run: str, fault: Fault, lease: Lease) -> Standing:
         """Apply a fault under its lease.
@@ -153,12 +167,17 @@ class Engine:
         )
         standing = Standing(fault_id, run, fault, effects, before, started_at=now, round_at=now)
         self.standing[fault_id] = standing
+        with self._at_work(fault_id):
+            self._begin(standing, lease, view)
+        return standing
+
+    def _begin(self, standing: Standing, lease: Lease, view: NodeView) -> None:
+        fault, effects = standing.fault, standing.effects
         standing.watch = Watch(fault, effects, view.ways)
         standing.hold_until, standing.hold_at_most = lease.hold_until, lease.hold_at_most
         standing.before_hits = hitting.origins(self.host, effects)
         self._go_on(standing)
         self.check(standing)
-        return standing
 
     def _check_untaken(self, effects: tuple[Effect, ...]) -> None:
         """Raise Refused when another fault holds changed what these would change.
@@ -196,8 +215,10 @@ class Engine:
                 for earlier in standing.effects[: standing.begun]
             ):
                 return
-            standing.begun += 1
             self.step()
+            if standing.cancelled:
+                raise NotInForce("it was to end before all of it had been applied")
+            standing.begun += 1
             ops(effect).apply(self.host, effect, standing.hold_until, standing.hold_at_most)
         self.turn(standing, standing.hold_until)
         standing.complete = True
@@ -207,6 +228,10 @@ class Engine:
 
         Raises NotInForce when something that was there has gone.
         """
+        with self._at_work(standing.id):
+            self._check(standing)
+
+    def _check(self, standing: Standing) -> None:
         if not standing.complete:
             self._go_on(standing)
         wrong = []
@@ -276,8 +301,10 @@ class Engine:
         """Extend every holder of the fault. Raises NotInForce when one has let go already."""
         standing = self.standing[fault_id]
         standing.hold_until = hold_until
-        for effect in standing.effects[: standing.begun]:
-            ops(effect).renew(self.host, effect, hold_until)
+        with self._at_work(fault_id):
+            for effect in standing.effects[: standing.begun]:
+                self.step()
+                ops(effect).renew(self.host, effect, hold_until)
 
     def end(self, fault_id: str, reason: str, *, last: bool = False) -> Outcome:
         """Revert, prove absence, compare with the snapshot, and journal the end.
@@ -286,7 +313,10 @@ class Engine:
         the fault stands and the caller tries again, but for the ``last`` time: then the end is
         journaled with the difference.
         """
-        standing = self.standing[fault_id]
+        with self._at_work(fault_id):
+            return self._end(self.standing[fault_id], reason, last=last)
+
+    def _end(self, standing: Standing, reason: str, *, last: bool) -> Outcome:
         if standing.state != "reverting":
             standing.state = "reverting"
             with suppress(ChaosError, OSError):  # a count that fails is no reason not to revert
@@ -308,10 +338,12 @@ class Engine:
         if difference and not last:
             return Outcome(tuple(difference), told, ended_at, again=True)
         self.host.xtables.damage.clear()
-        unkept = self.journal.done(ended_at, fault=fault_id, reason=reason, difference=difference)
+        unkept = self.journal.done(
+            ended_at, fault=standing.id, reason=reason, difference=difference
+        )
         if unkept:
             difference.append(unkept)
-        del self.standing[fault_id]
+        del self.standing[standing.id]
         return Outcome(tuple(difference), told, ended_at)
 
     def left(self, fault_id: str, why: str, *, last: bool) -> Outcome:

@@ -4,9 +4,9 @@ It listens on ``keeper.sock`` for a single link, which it trusts with nothing: a
 link can fail to renew, or ask for what the envelope allows. It imports no
 network library; what reaches it are a few typed JSON messages.
 
-The loop never blocks for longer than a fault takes to be applied or reverted. It feeds
-systemd's watchdog, also between the effects of a fault, and ends every fault when it is told
-to stop.
+The loop never blocks for longer than a fault takes to be applied or reverted. Between any
+two effects of one it goes on with what cannot wait: systemd's watchdog, heartbeats, grants
+and reverts, and the ends of other faults. It ends every fault when it is told to stop.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import socket
 import stat
 import struct
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chaos_agent.config import LINK_USER
+from chaos_agent.linux import waiting
 from chaos_agent.notify import Notifier
 from chaos_agent.supervisor import Supervisor
 from chaos_core.errors import InvalidInput, Refused
@@ -35,12 +37,16 @@ from chaos_core.messages import (
     MAX_CONNECTIONS_PER_S,
     MAX_MESSAGE,
     MAX_MESSAGES_PER_S,
+    Apply,
     Hello,
     Message,
+    Release,
+    Revert,
     to_keeper,
 )
 
 _STOP_TRIES, _STOP_PAUSE_S = 15, 0.2
+_AT_ONCE = 4  # messages that are read between two effects
 _LONGEST_SLEEP = 500_000  # µs; a signal or the watchdog waits no longer
 
 
@@ -118,8 +124,10 @@ class Keeper:
         self.clock = clock
         self.log = log
         self.notify = Notifier.from_environment()
-        supervisor.engine.step = self.notify.alive
+        supervisor.engine.step = self._between
         self.stopping = ""
+        self._later: deque[Apply | Revert | Release] = deque()  # for when the work is done
+        self._inside = False
         self._link: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._next_heartbeat = 0
@@ -130,6 +138,7 @@ class Keeper:
         """Serve until SIGTERM or SIGINT, then end every fault."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        waiting.meanwhile = self._stay_alive
         self._selector.register(self.listener.socket, selectors.EVENT_READ, self._accept)
         self.notify.ready()
         self.log.info("ready", profile=self.supervisor.config.envelope.profile)
@@ -137,6 +146,8 @@ class Keeper:
             while not self.stopping:
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
+                while self._later:
+                    self.supervisor.obey(self._later.popleft(), self.clock())
                 self.supervisor.tick(self.clock())
                 self._beat()
                 self.notify.alive()
@@ -146,6 +157,7 @@ class Keeper:
             self._beat()
             self._drop_link("keeper stops")
             self.listener.close()
+            waiting.meanwhile = waiting.nothing
             self.log.info("stopped", why=self.stopping or "error")
 
     def _end_all(self) -> None:
@@ -158,12 +170,31 @@ class Keeper:
             time.sleep(_STOP_PAUSE_S)
             self.supervisor.tick(self.clock())
 
+    def _stay_alive(self) -> None:
+        """What can be done at any time, in the middle of work on a fault."""
+        self.notify.alive()
+        self._beat()
+
+    def _between(self) -> None:
+        """What cannot wait for the end of the work on a fault; between two of its effects."""
+        self._stay_alive()
+        if self._inside:
+            return
+        self._inside = True
+        try:
+            for _ in range(_AT_ONCE):
+                if self._link is None or not self._receive():
+                    break
+            self.supervisor.meanwhile(self.clock())
+        finally:
+            self._inside = False
+
     def _stop(self, number: int, _frame: Any) -> None:
         self.stopping = signal.Signals(number).name
 
     def _timeout(self) -> float:
         now = self.clock()
-        due = [now + _LONGEST_SLEEP]
+        due = [now if self._later else now + _LONGEST_SLEEP]
         if self._link is not None:
             due.append(self._next_heartbeat)
         wakeup = self.supervisor.next_wakeup()
@@ -188,29 +219,38 @@ class Keeper:
         self._send(self.hello())
         self._next_heartbeat = self.clock()
 
-    def _receive(self) -> None:
-        """One message. A flood is read no faster than the loop allows, and not obeyed."""
-        assert self._link is not None
+    def _receive(self) -> bool:
+        """One message; False when there is none.
+
+        A flood is read no faster than the loop allows, and not obeyed.
+        """
+        if self._link is None:
+            return False
         try:
             data = self._link.recv(MAX_MESSAGE + 1)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._drop_link(error.strerror or "error")
-            return
+            return False
         if not data:
             self._drop_link("closed")
-            return
-        now = self.clock()
-        if not self._messages.admits(now):
+            return False
+        if not self._messages.admits(self.clock()):
             self._drop_link(f"flood: more than {MAX_MESSAGES_PER_S} messages a second")
-            return
+            return False
         try:
             message = to_keeper(data)
         except InvalidInput as error:
             self.log.warning("message refused", why=error.what)
-            return
-        self.supervisor.obey(message, now)
+            return True
+        if self._inside and isinstance(message, Apply | Release):
+            self._later.append(message)
+            return True
+        self.supervisor.obey(message, self.clock())
+        if self._later and isinstance(message, Revert):
+            self._later.append(message)  # also for what was asked for before it
+        return True
 
     def _beat(self) -> None:
         """A heartbeat when one is due, or at once when something changed."""

@@ -119,7 +119,7 @@ class Supervisor:
                 continue
             if isinstance(step, End):
                 self._end(step.fault, step.reason, now)
-            else:
+            elif step.fault not in self._endings:
                 self._renew(step.fault, step.hold_until, held[step.fault], now)
 
     def _renew(self, fault: str, hold_until: int, held: Lease, now: int) -> None:
@@ -197,13 +197,17 @@ class Supervisor:
         self.quarantine = []
         self._quarantine.remove()
 
+    def meanwhile(self, now: int) -> None:
+        """What cannot wait for the work on a fault: the ends of others. For ``Engine.step``."""
+        for end in self.leases.tick(now):
+            if end.fault in self.engine.standing:
+                self._end(end.fault, end.reason, now)
+
     # ── with time ─────────────────────────────────────────────────────────────────────────
 
     def tick(self, now: int) -> None:
         """End what has run out, and read back what stands."""
-        for end in self.leases.tick(now):
-            if end.fault in self.engine.standing:
-                self._end(end.fault, end.reason, now)
+        self.meanwhile(now)
         for standing in list(self.engine.standing.values()):
             if standing.id in self._endings:
                 if now >= self._endings[standing.id].next_try:
@@ -324,7 +328,8 @@ class Supervisor:
     ) -> None:
         """Take a fault off: now, and again as long as something of it is left.
 
-        Nothing that comes later changes why. A clean ``refusal`` never was a fault.
+        Nothing that comes later changes why. A clean ``refusal`` never was a fault. One that is
+        being worked on is left to who does that, or to ``tick``.
         """
         standing = self.engine.standing[fault]
         if fault not in self._endings:
@@ -334,7 +339,9 @@ class Supervisor:
             self._checks.pop(fault, None)
             self._doubted.discard(fault)
             self._endings[fault] = _Ending(reason, detail, refusal, now, now)
-        self._try_to_end(standing, now)
+        standing.cancelled = True
+        if fault not in self.engine.busy:
+            self._try_to_end(standing, now)
 
     def _try_to_end(self, standing: Standing, now: int) -> None:
         """One attempt, the last of which quarantines the node when something is left all the same.

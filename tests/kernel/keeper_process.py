@@ -11,12 +11,19 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from chaos_core.messages import Apply, Heartbeat, Hello, Message, from_keeper
+from chaos_core.messages import Apply, Grant, Heartbeat, Hello, Message, from_keeper
 
 _PROGRAM = """
-import dataclasses, sys
+import dataclasses, os, sys, time
 from pathlib import Path
-from chaos_agent import config, main
+from chaos_agent import config, keeper, main
+between, slow = keeper.Keeper._between, float(os.environ.get("SLOW_APPLY", 0))
+def _between(self):
+    standing = self.supervisor.engine.standing.values()
+    if slow and not self._inside and any(one.state == "applying" for one in standing):
+        time.sleep(slow)
+    between(self)
+keeper.Keeper._between = _between
 state, runtime = map(Path, sys.argv[1:3])
 node = dataclasses.replace(config.parse(sys.argv[3], "test"), state=state, runtime=runtime)
 config.load = lambda path: node  # the directories are not a matter of the file
@@ -44,12 +51,16 @@ class Link:
     def send(self, message: Message) -> None:
         self.socket.send(message.model_dump_json().encode())
 
-    def apply(self, fault: str, kind: str, **params: str) -> str:
-        """Ask for a fault; returns its state once it is known."""
+    def grant(self, seq: int) -> None:
+        """Renew everything, in answer to a heartbeat."""
+        self.send(Grant(epoch=1, seq=seq, ttl_us=3_000_000, runs=("r-1",)))
+
+    def ask(self, seq: int, fault: str, kind: str, **params: str) -> None:
+        """Ask for a fault, in answer to a heartbeat."""
         self.send(
             Apply(
                 epoch=1,
-                seq=self.heartbeat().seq,
+                seq=seq,
                 ttl_us=3_000_000,
                 run="r-1",
                 fault=fault,
@@ -58,6 +69,10 @@ class Link:
                 duration_us=60_000_000,
             )
         )
+
+    def apply(self, fault: str, kind: str, **params: str) -> str:
+        """Ask for a fault; returns its state once it is known."""
+        self.ask(self.heartbeat().seq, fault, kind, **params)
         while True:
             for status in self.heartbeat().faults:
                 if status.fault == fault and status.state != "applying":
@@ -74,7 +89,10 @@ class Link:
 
 
 class Keeper:
-    """Started in the caller's namespace; ``envelope`` is that section of its agent.toml."""
+    """Started in the caller's namespace; ``envelope`` is that section of its agent.toml.
+
+    ``SLOW_APPLY`` in ``env``: so many seconds pass before each step of applying a fault.
+    """
 
     def __init__(
         self,

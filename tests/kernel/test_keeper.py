@@ -149,6 +149,56 @@ def test_a_flood_is_cut_off_and_the_fault_ends_by_its_lease(
     assert Link(keeper.socket).hello.node == "n1"
 
 
+def test_slow_work_on_one_fault_holds_up_nothing_else(
+    net: Any, tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    """Grants, heartbeats and reverts go on between two steps, and an abort cuts an apply short."""
+    keeper = Keeper(tmp_path, env={"SLOW_APPLY": "0.5"})
+    peers = {"0a1b2c3d": "10.9.0.2", "1a1b2c3d": "10.9.0.3", "2a1b2c3d": "10.9.0.4"}
+    first, second, third = peers
+    gaps: list[float] = []
+    seen: dict[str, list[str]] = {fault: [] for fault in peers}
+
+    def listen_until(link: Link, met: Callable[[], bool], *, grant: bool = True) -> int:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            began = time.monotonic()
+            beat = link.heartbeat()
+            gaps.append(time.monotonic() - began)
+            for status in beat.faults:
+                seen[status.fault].append(status.state)
+                assert status.state in ("applying", "in_force") or status.clean or not grant
+            if met():
+                return beat.seq
+            if grant:
+                link.grant(beat.seq)
+        raise AssertionError(seen)
+
+    def ask(link: Link, seq: int, fault: str) -> None:
+        link.ask(seq, fault, "network.partition", peers=peers[fault], action="reject")
+
+    try:
+        wait_for(keeper.socket.exists, 20)
+        link = Link(keeper.socket)
+        seq = listen_until(link, lambda: True)
+        for fault in (first, second):
+            ask(link, seq, fault)
+            seq = listen_until(link, lambda fault=fault: "in_force" in seen[fault])  # type: ignore[misc]
+        assert seen[second].count("applying") > 3, "the work was not slow"
+        assert seen[first][-1] == "in_force"
+        ask(link, seq, third)
+        listen_until(link, lambda: "applying" in seen[third])
+        link.send(Revert(reason="abort"))
+        listen_until(link, lambda: all("ended" in states for states in seen.values()), grant=False)
+        assert "in_force" not in seen[third]
+        assert max(gaps) < 2.5
+        assert net.ping_from_peer(4, net.peer[4])
+        assert "trace" not in keeper.end()
+    finally:
+        keeper.process.kill()
+        keeper.process.wait()
+
+
 def test_a_newer_link_replaces_an_older_one(keeper: Keeper) -> None:
     old = Link(keeper.socket)
     new = Link(keeper.socket)

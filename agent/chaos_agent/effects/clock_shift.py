@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 
-from chaos_agent.linux import clock
+from chaos_agent.linux import clock, waiting
 from chaos_agent.linux.host import Host
 from chaos_core.effects import ClockShift
 from chaos_core.errors import Unsupported
@@ -31,7 +31,7 @@ class ClockShiftOps:
             while (found := host.systemd.state(unit)) and found.active not in _DOWN:
                 if time.monotonic() > deadline:
                     raise Unsupported(f"{unit}, which keeps the clock, does not stop in time")
-                time.sleep(0.01)
+                waiting.pause(0.01)
         if clock.steps(effect) is None:
             raise Unsupported("somebody else has just set the clock")
         clock.bring(effect, 1)

@@ -17,11 +17,10 @@ that would leave the fault without effect, or the user's filters, it is refused.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from chaos_agent.effects.counters import Counters
-from chaos_agent.linux import tcx
+from chaos_agent.linux import tcx, waiting
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.shaping import in_ticks, tbf_in_ticks
@@ -127,7 +126,7 @@ def drain(host: Host, effect: Pipe | IngressPipe, link: Link) -> None:
     while (queued := host.tc.queued(link)) and now_us() < until:
         if now_us() > began + _AT_A_TIME:
             raise ChaosError(f"{queued} packets are still on their way through {link.name}")
-        time.sleep(_PAUSE_S)
+        waiting.pause(_PAUSE_S)
     del host.draining[link.name]
 
 

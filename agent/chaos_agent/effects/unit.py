@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from chaos_agent.linux import waiting
 from chaos_agent.linux.host import Host
 from chaos_agent.linux.systemd import UnitState
 from chaos_core.effects import Unit
@@ -45,9 +44,7 @@ class UnitOps:
                 host.systemd.thaw(effect.unit)
         elif found.active in _DOWN:
             host.systemd.start(effect.unit)
-            deadline = time.monotonic() + _RETURN_S
-            while _state(host, effect).active != "active" and time.monotonic() < deadline:
-                time.sleep(0.01)
+            waiting.until(lambda: _state(host, effect).active == "active", _RETURN_S, every_s=0.01)
 
     def absent(self, host: Host, effect: Unit) -> str | None:
         found = _state(host, effect)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_agent.linux import children
+from chaos_agent.linux import children, waiting
 from chaos_agent.linux.cgroupfs import lines, mounts
 from chaos_core.effects import LINK_PREFIX, is_ours
 from chaos_core.errors import ChaosError, Unsupported
@@ -142,7 +142,7 @@ class Cgroups:
                     f"cgroup {name} cannot be removed: processes {self.pids(name)} stay in it",
                     hint="they hang in the kernel (state D), or somebody made groups below it",
                 )
-            time.sleep(0.002)
+            waiting.pause(0.002)
 
     def _kill(self, name: str, paths: list[Path]) -> None:
         for path in paths:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from chaos_agent.linux import waiting
 from chaos_agent.linux.boottime import boot_id
 from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core.effects import ClockShift
@@ -103,7 +104,7 @@ def _turn() -> Iterator[None]:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                time.sleep(0.005)
+                waiting.pause(0.005)
         yield
     finally:
         os.close(descriptor)

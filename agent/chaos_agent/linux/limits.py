@@ -12,11 +12,11 @@ import ctypes
 import errno
 import os
 import signal
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from chaos_agent.linux import waiting
 from chaos_agent.linux.boottime import now_us
 from chaos_core.effects import CgroupLimit
 from chaos_core.errors import ChaosError, Unsupported
@@ -148,7 +148,7 @@ class Writers:
                 return max(0, os.waitstatus_to_exitcode(status))
             if now_us() > deadline:
                 return None
-            time.sleep(0.0005)
+            waiting.pause(0.0005)
 
 
 def put(path: str, data: bytes) -> None:

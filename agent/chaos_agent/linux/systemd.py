@@ -12,10 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from chaos_agent.linux import waiting
 from chaos_core.effects import is_ours
 from chaos_core.errors import Busy, Unsupported
+
+if TYPE_CHECKING:
+    from jeepney import Message
+    from jeepney.io.blocking import DBusConnection
 
 RUNNING = Path("/run/systemd/system")  # exists when systemd is PID 1, sd_booted(3)
 TRANSIENT = Path("/run/systemd/transient")
@@ -334,11 +339,24 @@ class Systemd:
             self._bus = None
 
     def _wait(self, met: Callable[[], bool], problem: str) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not met():
-            if time.monotonic() > deadline:
-                raise Busy(problem)
-            time.sleep(0.002)
+        if not waiting.until(met, _PATIENCE_S):
+            raise Busy(problem)
+
+    def _reply(self, bus: DBusConnection, message: Message) -> Message:
+        """Send a message and wait for its answer, in slices. Raises TimeoutError."""
+        from jeepney import HeaderFields
+
+        serial, deadline = next(bus.outgoing_serial), time.monotonic() + _PATIENCE_S
+        bus.send_message(message, serial=serial)
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                reply = bus.receive(timeout=min(left, waiting.SLICE_S))
+            except TimeoutError:
+                waiting.meanwhile()
+                continue
+            if reply.header.fields.get(HeaderFields.reply_serial) == serial:
+                return reply
+        raise TimeoutError
 
     def _property(self, path: str, interface: str, name: str) -> Any:
         words = (f"{_NAME}.{interface}", name)
@@ -365,7 +383,7 @@ class Systemd:
                     "SYSTEM", enable_fds=True, auth_timeout=_PATIENCE_S
                 )
             message = new_method_call(where, method, signature, body)
-            return unwrap_msg(self._bus.send_and_get_reply(message, timeout=_PATIENCE_S))
+            return unwrap_msg(self._reply(self._bus, message))
         except DBusErrorResponse as error:
             text = error.data[0] if error.data else error.name
             raise Unsupported(f"systemd refuses {method}: {text}") from None

@@ -19,7 +19,6 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 
 import tenacity
 
+from chaos_agent.linux import waiting
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.distribution import module_hint
 from chaos_agent.linux.xtrules import Entry, build_jump, build_rule, entry_of, iptc
@@ -291,7 +291,7 @@ class Xtables:
                             where=where,
                             hint=f"find it with `fuser {_LOCK}`",
                         ) from None
-                    time.sleep(0.005)
+                    waiting.pause(0.005)
             yield
         finally:
             os.close(descriptor)
