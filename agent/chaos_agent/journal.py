@@ -10,7 +10,8 @@ undone what the kernel held.
 
 The journal must never be the reason that something is not reverted: writing
 before an apply raises, writing after a revert only reports. What begins has room on the disk
-for the entry of its end.
+for the entry of its end. A disk that does not answer keeps nobody waiting: what is to begin is
+refused after a second, and what has ended has ended.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
+from chaos_agent.linux.aside import Aside, Late
 from chaos_agent.linux.boottime import boot_id
 from chaos_agent.ownfiles import make_directory, open_own, reserve
 from chaos_core import effects
@@ -34,7 +36,8 @@ from chaos_core.envelope import MAX_FAULTS
 from chaos_core.errors import InvalidInput, Refused
 from chaos_core.messages import MAX_SURVIVED, Survived
 
-_ROTATE_BYTES = 1 << 20
+_ROTATE_BYTES = 384 << 10  # with the one that is kept: below 1 MiB
+_END_S = 0.1  # how long the entry of an end is waited for
 # Set aside behind each intent: for the ends of all that may be in force, with what differs.
 _FOR_ENDS = MAX_FAULTS * 4096
 _SNAPSHOT = TypeAdapter(dict[str, list[str]])
@@ -59,6 +62,8 @@ class Journal:
         self.directory = directory
         self.path = directory / "journal"
         self._boot = boot_id()
+        self.disk = Aside("the disk")
+        self._begun: set[str] = set()  # what has been begun and not been ended by this process
         self.damaged = 0  # lines that said something once; counted by ``open_intents``
         make_directory(directory, 0o700)
         try:
@@ -75,7 +80,10 @@ class Journal:
         return open_own(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Close the file once all is written that has been asked for."""
+        with contextlib.suppress(OSError):
+            self.disk.do(lambda: os.close(self._fd))
+        self.disk.close()
 
     def _end_torn_line(self) -> None:
         """End a last line that is whole but for its end, cut off one that a crash tore."""
@@ -107,29 +115,49 @@ class Journal:
             "effects": [effects.to_json(effect) for effect in to_apply],
             "before": before,
         }
+        line = self._line("intent", at, entry)
         try:
-            self._write("intent", at, entry, _FOR_ENDS)
+            self.disk.do(lambda: self._write(line, _FOR_ENDS))
         except OSError as error:
+            if isinstance(error, Late):
+                self.done(at, fault=fault, reason="refused", difference=[])
             raise Refused(
                 f"the journal cannot be written: {error.strerror}",
                 where=str(self.path),
-                hint="free some space in the state directory; nothing was applied",
+                hint="look at that disk, and the room on it; nothing was applied",
             ) from None
+        self._begun.add(fault)
 
     def done(self, at: int, *, fault: str, reason: str, difference: list[str]) -> str:
-        """Say that a fault is undone. Returns why this could not be kept, or nothing."""
+        """Say that a fault is undone. Returns why this could not be kept, or nothing.
+
+        Nothing also where the disk does not answer: it is written when it does.
+        """
         entry = {"fault": fault, "reason": reason, "difference": difference}
+        line = self._line("done", at, entry)
+        self._begun.discard(fault)
+        idle = not self._begun
         try:
-            self._write("done", at, entry)
+            self.disk.do(lambda: self._write_end(line, idle), _END_S)
+        except Late:
+            return ""
         except OSError as error:
             return f"the journal cannot be written: {error.strerror}"
         return ""
 
-    def _write(self, what: str, at: int, entry: dict[str, Any], behind: int = 0) -> None:
-        """Append an entry. With ``behind``: wait for the disk, and keep so many bytes free."""
+    def _line(self, what: str, at: int, entry: dict[str, Any]) -> bytes:
         text = json.dumps({"entry": what, "at": at, "boot": self._boot, **entry}, sort_keys=True)
         data = text.encode()
-        line = b"%08x %s\n" % (zlib.crc32(data), data)
+        return b"%08x %s\n" % (zlib.crc32(data), data)
+
+    def _write_end(self, line: bytes, idle: bool) -> None:
+        self._write(line)
+        if idle:
+            with contextlib.suppress(OSError):  # a journal that grows is no reason to stop
+                self.rotate()
+
+    def _write(self, line: bytes, behind: int = 0) -> None:
+        """Append an entry. With ``behind``: wait for the disk, and keep so many bytes free."""
         start = os.fstat(self._fd).st_size
         if behind:
             reserve(self._fd, start, len(line) + behind)
@@ -172,9 +200,17 @@ class Journal:
         return intents
 
     def knows(self, fault: str) -> bool:
-        """Whether a fault of that id was ever begun here, as far back as journals are kept."""
+        """Whether a fault of that id was ever begun here, as far back as journals are kept.
+
+        Raises Refused when they cannot be read.
+        """
         text = f'"fault": "{fault}"'.encode()
-        return any(text in path.read_bytes() for path in self._kept())
+        try:
+            return self.disk.do(lambda: any(text in path.read_bytes() for path in self._kept()))
+        except OSError as error:
+            raise Refused(
+                f"the journal cannot be read: {error.strerror}", where=str(self.path)
+            ) from None
 
     def survived(self) -> tuple[Survived, ...]:
         """What an earlier boot had begun and this one has ended, the latest of it."""

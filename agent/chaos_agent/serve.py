@@ -35,6 +35,7 @@ def keeper(path: Path) -> None:
         journal = Journal(config.state)
         engine = Engine(host, journal, lambda fault: node_view(config, host, fault), now_us)
         supervisor = Supervisor(config, engine, log, memory_total())
+        survived = journal.survived()
         supervisor.quarantine = supervisor.quarantine or left  # also when the disk is full
         # These load all that a fault will need: a lease must not wait for an import.
         effects.load()
@@ -45,9 +46,7 @@ def keeper(path: Path) -> None:
             log.warning("a kind of fault is not offered", why=problem)
         Keeper(
             supervisor,
-            lambda: hello(
-                config, host, supervisor.leases.epoch, found["kinds"], journal.survived()
-            ),
+            lambda: hello(config, host, supervisor.leases.epoch, found["kinds"], survived),
             Listener(config.socket),
             now_us,
             log,

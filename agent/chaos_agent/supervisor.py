@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,7 +103,7 @@ class Supervisor:
         if epoch > self.leases.epoch:
             self.leases.check_step(epoch)
             try:
-                self._epoch.write(epoch)
+                self.engine.journal.disk.do(lambda: self._epoch.write(epoch))
             except OSError as error:
                 raise Refused(
                     f"the epoch cannot be kept: {error.strerror}", where=str(self._epoch.path)
@@ -195,7 +196,7 @@ class Supervisor:
             raise Refused(f"not clean: {'; '.join(left)}", hint="look at it on the node")
         self.log.info("quarantine lifted", why=request.reason, was="; ".join(self.quarantine))
         self.quarantine = []
-        self._quarantine.remove()
+        self._on_disk(self._quarantine.remove)
 
     def meanwhile(self, now: int) -> None:
         """What cannot wait for the work on a fault: the ends of others. For ``Engine.step``."""
@@ -429,8 +430,11 @@ class Supervisor:
 
     def _keep_quarantine(self, why: list[str]) -> None:
         self.quarantine = why
+        self._on_disk(lambda: self._quarantine.write(why))
+
+    def _on_disk(self, work: Callable[[], None]) -> None:
         try:
-            self._quarantine.write(self.quarantine)
+            self.engine.journal.disk.do(work)
         except OSError as error:
             self.log.error("the quarantine cannot be kept", why=str(error))
 

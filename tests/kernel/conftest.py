@@ -522,7 +522,7 @@ class Node:
 @pytest.fixture
 def new_node(host: Host, tmp_path: Path, services: Mapping[str, Service]) -> Callable[..., Node]:
     """Makes a node from what is on disk: the first one, or one that was restarted."""
-    return lambda profile="lab": Node(host, tmp_path / "state", profile, services)
+    return lambda profile="lab", state=tmp_path / "state": Node(host, state, profile, services)
 
 
 @pytest.fixture

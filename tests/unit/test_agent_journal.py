@@ -107,7 +107,9 @@ def test_what_cannot_be_read_is_counted_and_a_torn_end_is_not(tmp_path: Path) ->
 
 def test_an_intent_of_another_version_counts_only_while_it_is_open(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state")
-    journal._write("intent", 1, {"fault": "00000001", "effects": [{"effect": "Unheard"}]})
+    journal._write(
+        journal._line("intent", 1, {"fault": "00000001", "effects": [{"effect": "Unheard"}]})
+    )
     assert (journal.open_intents(), journal.damaged) == ([], 1)
     journal.done(2, fault="00000001", reason="duration", difference=[])
     assert (journal.open_intents(), journal.damaged) == ([], 0)

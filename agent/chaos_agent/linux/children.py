@@ -118,22 +118,11 @@ class Children:
 
 
 def find() -> dict[int, str]:
-    """Holders and workers on this host as pid → name, whoever started them, by command line.
+    """Holders and workers on this host as pid → name, whoever started them.
 
-    Only root's Python processes are asked for theirs: anybody may call a process as they like,
-    and who reads the command line of one that is large and forks waits for it. Still, it looks at
-    every process of the host: not for what a keeper does while a fault is in force.
+    It looks at every process of the host: not for what a keeper does while a fault is in force.
     """
-    return {pid: name for pid in processes.pids() if _could_be(pid) and (name := holder_name(pid))}
-
-
-def _could_be(pid: int) -> bool:
-    """Whether a process is root's and runs Python. No lock of its memory is taken."""
-    place = Path(f"/proc/{pid}")
-    try:
-        return place.stat().st_uid == 0 and (place / "comm").read_text().startswith("python")
-    except OSError:
-        return False
+    return {pid: name for pid in processes.pids() if (name := holder_name(pid))}
 
 
 def named(name: str) -> list[int]:
@@ -144,21 +133,21 @@ def named(name: str) -> list[int]:
 def holder_name(pid: int) -> str | None:
     """The name of that holder or worker; empty for another process, None for one that ends
 
-    or has ended.
+    or has ended. It is what such a process calls itself (``holder.take_name``), if it is root's and
+    runs Python: others may call theirs as they like. Its command line would say more, but who
+    reads one waits for the memory of that process, and may wait for ever.
     """
+    place = Path(f"/proc/{pid}")
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        name = processes.comm(pid)
+        if not is_ours(name) or not processes.is_roots(pid):
+            return "" if processes.started(pid) is not None else None
+        program = (place / "exe").readlink().name
+    except PermissionError:
+        return ""  # ours may be read
     except OSError:
         return None
-    if words == [b""]:
-        return None
-    if len(words) > 4 and (
-        words[3].endswith(b"/chaos_agent/holder.py")
-        or words[1:4] == [b"-I", b"-m", b"chaos_agent.workers"]
-    ):
-        name = words[4].decode(errors="replace")
-        return name if is_ours(name) else ""
-    return ""
+    return name if program.startswith("python") else ""
 
 
 def kill(pid: int) -> None:

@@ -23,16 +23,10 @@ def find(path: str, state: Path) -> DirectoryFacts | None:
     Of a link, and of what cannot be looked at, only that is told.
     """
     mounts = read()
-    for place in [*reversed(Path(path).parents), Path(path)]:
-        mount = _of(mounts, str(place))
-        if mount.kind not in _LOCAL:
-            return DirectoryFacts(path, type=mount.kind, mount=mount.point)
-        try:
-            found = place.lstat()
-        except (OSError, ValueError):
-            return None
-        if stat.S_ISLNK(found.st_mode):
-            return DirectoryFacts(str(place.parent / os.readlink(place)), type=mount.kind)  # noqa: PTH115
+    met = _walk(mounts, path)
+    if not isinstance(met, tuple):
+        return met
+    mount, found = met
     room = os.statvfs(path)
     own = (("the root", Path("/")), ("the agent's own state", state))
     return DirectoryFacts(
@@ -46,6 +40,27 @@ def find(path: str, state: Path) -> DirectoryFacts | None:
         free=room.f_bfree * room.f_frsize,
         system=tuple(what for what, place in own if _holds(mounts, place, found.st_dev, mount)),
     )
+
+
+def device_of(path: str) -> int | None:
+    """The device that a path is on; None when it is not there, a link, or not to be looked at."""
+    met = _walk(read(), path)
+    return met[1].st_dev if isinstance(met, tuple) else None
+
+
+def _walk(mounts: list[Mount], path: str) -> tuple[Mount, os.stat_result] | DirectoryFacts | None:
+    """What is behind a path, looked at from the root on; or why that is not looked at."""
+    for place in [*reversed(Path(path).parents), Path(path)]:
+        mount = _of(mounts, str(place))
+        if mount.kind not in _LOCAL:
+            return DirectoryFacts(path, type=mount.kind, mount=mount.point)
+        try:
+            found = place.lstat()
+        except (OSError, ValueError):
+            return None
+        if stat.S_ISLNK(found.st_mode):
+            return DirectoryFacts(str(place.parent / os.readlink(place)), type=mount.kind)  # noqa: PTH115
+    return mount, found
 
 
 def _holds(mounts: list[Mount], place: Path, device: int, mount: Mount) -> bool:

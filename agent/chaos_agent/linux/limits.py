@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from chaos_agent.linux import waiting
+from chaos_agent.linux import directories, waiting
 from chaos_agent.linux.boottime import now_us
 from chaos_core.effects import CgroupLimit
 from chaos_core.errors import ChaosError, Unsupported
@@ -168,12 +168,12 @@ def block_of(path: str) -> str:
     """The whole disk that holds a path, as ``major:minor``; empty when none does.
 
     A path that is not there or leads through a link is held by none: who names it must
-    mean it.
+    mean it. Nor is one on a file system that could keep who looks waiting.
     """
+    device = directories.device_of(path)
+    if device is None:
+        return ""
     try:
-        if os.path.realpath(path, strict=True) != path:
-            return ""
-        device = Path(path).stat().st_dev
         found = (_BLOCK / f"{os.major(device)}:{os.minor(device)}").resolve(strict=True)
         disk = found.parent if (found / "partition").exists() else found
         return (disk / "dev").read_text().strip()

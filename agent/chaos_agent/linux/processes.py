@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+from chaos_agent.linux.aside import Aside, Late
 from chaos_agent.linux.cgroupfs import unified_id
 from chaos_agent.linux.sockets import listeners
+from chaos_core.errors import Refused
 from chaos_core.node import FileLimits, ProcessFacts, ProcessQuery
 
 Identities = Iterable[tuple[int, ...]]
@@ -45,27 +47,50 @@ def comm(pid: int) -> str:
         os.close(descriptor)
 
 
+def is_roots(pid: int) -> bool:
+    """Whether a process is root's in every respect. Raises OSError if it is gone.
+
+    The owner of /proc/PID does not say so: that is root as well for what cannot be dumped.
+    """
+    status = (_PROC / str(pid) / "status").read_text(errors="replace")
+    (uids,) = (line.split()[1:] for line in status.splitlines() if line.startswith("Uid:"))
+    return set(uids) == {"0"}
+
+
 def find(query: ProcessQuery) -> Iterator[ProcessFacts]:
     """Every process that all of the query holds for, but this one.
 
-    Raises Unsupported when the query has a port and this kernel does not tell who listens.
+    Raises Unsupported when the query has a port and this kernel does not tell who listens,
+    Refused when the command line of a process cannot be read: who locks its memory locks that.
     """
-    groups = listeners(query.port) - {unified_id("/")} if query.port else None
-    known = cache(unified_id)  # by path, for one look
-    for pid in [query.pid] if query.pid else pids():
-        if pid == os.getpid():
-            continue
-        with suppress(OSError):  # it ended meanwhile
-            found = _facts(pid)
-            directory = _PROC / str(pid)
-            if groups is not None and known(_group(directory)) not in groups:
+    reader = Aside("the kernel")
+    try:
+        groups = listeners(query.port) - {unified_id("/")} if query.port else None
+        known = cache(unified_id)  # by path, for one look
+        for pid in [query.pid] if query.pid else pids():
+            if pid == os.getpid():
                 continue
-            if query.unit and found.unit != query.unit:
-                continue
-            # Not a regular expression: one that backtracks without end would stop the keeper.
-            if query.cmdline and not fnmatchcase(_cmdline(directory), f"*{query.cmdline}*"):
-                continue
-            yield replace(found, caught=caught(found.pid))
+            with suppress(OSError):  # it ended meanwhile
+                found = _facts(pid)
+                directory = _PROC / str(pid)
+                if groups is not None and known(_group(directory)) not in groups:
+                    continue
+                if query.unit and found.unit != query.unit:
+                    continue
+                # Not a regular expression: one that backtracks without end would stop the keeper.
+                if query.cmdline:
+                    try:
+                        line = reader.do(partial(_cmdline, directory))
+                    except Late as error:
+                        raise Refused(
+                            f"the command line of process {pid} cannot be read: {error.strerror}",
+                            hint="choose processes by unit, port, name or pid",
+                        ) from None
+                    if not fnmatchcase(line, f"*{query.cmdline}*"):
+                        continue
+                yield replace(found, caught=caught(found.pid))
+    finally:
+        reader.close()
 
 
 def started(pid: int) -> int | None:

@@ -15,17 +15,18 @@ import _thread
 import os
 import sys
 
-from chaos_agent.holder import Lease, die_with, obey
+from chaos_agent.holder import Lease, die_with, obey, take_name
 
 _MOST = 65_536  # bytes at once; what a program is told has a few hundred
 
 
 def main() -> None:
-    _, _name, program, deadline_us, expires_us, parent = sys.argv
+    _, name, program, deadline_us, expires_us, parent = sys.argv
     told, _, renewals = _read().partition(b"\n")
     lease = Lease(int([expires_us.encode(), *renewals.split()][-1]), int(deadline_us))
     if int(parent):
         die_with(int(parent))
+    take_name(name)
     from chaos_agent.notify import Notifier
 
     Notifier.from_environment().ready()  # the lease runs: it is the kernel that ends this process
