@@ -130,7 +130,7 @@ def doctor(config: ConfigOption = _DEFAULT, output: OutputOption = Output.TABLE)
         typer.echo(f"NO  {problem}")
     typer.echo("\nwhat was tried:")
     for ability in found["abilities"]:
-        mark = "yes" if ability["ok"] else "NO"
+        mark = "NO" if not ability["ok"] else "?" if ability["why"] else "yes"
         typer.echo(f"{mark:4}{ability['name']:20} {ability['why']}".rstrip())
 
 

@@ -35,7 +35,7 @@ from chaos_core.effects import (
     Tbf,
     is_ours,
 )
-from chaos_core.errors import ChaosError, Unsupported
+from chaos_core.errors import Busy, ChaosError, Unsupported
 
 _NAME = f"{LINK_PREFIX}doctor"
 _CHAIN = f"{CHAIN_PREFIX}doctor"
@@ -68,9 +68,9 @@ _RULES: tuple[tuple[str, Table, Rule], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Ability:
-    """One thing that faults need. ``why`` says what is missing when not ``ok``.
+    """One thing that faults need. ``why`` says what is missing when not ``ok``,
 
-    Names are those of ``Fault.needs``; a name that ends in ``-ipv6`` is the IPv6
+    or why that is not known. Names are those of ``Fault.needs``; a name that ends in ``-ipv6`` is the IPv6
     half of the one without.
     """
 
@@ -139,12 +139,21 @@ def translates(host: Host) -> bool:
             return False
     rule = Rule("RETURN", protocol="tcp", original_ports=("1",), original_side="dst")
     chain = Chain(_CHAIN, 4, "mangle", "OUTPUT", (rule,), host.backend)
-    return _try("translation", lambda: _trial_rule(host, chain)).ok
+    try:
+        _trial_rule(host, chain)
+    except Busy:
+        raise
+    except (ChaosError, OSError):
+        return False
+    return True
 
 
 def _try(name: str, attempt: Callable[[], object]) -> Ability:
+    """What is busy just now is not missing: a fault that needs it finds out by itself."""
     try:
         attempt()
+    except Busy as error:
+        return Ability(name, ok=True, why=f"{name}: not tried: {error.what}")
     except (ChaosError, OSError) as error:
         what = error.what if isinstance(error, ChaosError) else str(error)
         return Ability(name, ok=False, why=f"{name}: {what}")

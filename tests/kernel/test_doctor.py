@@ -6,6 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from chaos_agent import doctor, snapshot
 from chaos_agent.effects import sweep
 from chaos_agent.linux.host import Host
+from chaos_agent.offers import examine_host
 from chaos_agent.snapshot import Scope
 from chaos_core.faults import kinds
 
@@ -56,6 +58,16 @@ def test_every_need_of_every_fault_is_examined(host: Host) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
+def test_what_is_busy_at_the_start_is_not_missing_for_good(
+    host: Host, lock_held: Callable[[float], AbstractContextManager[None]]
+) -> None:
+    with lock_held(1.5):
+        found = {ability.name: ability for ability in doctor.examine(host).abilities}
+    assert found["reject"].ok
+    assert "not tried: /run/xtables.lock is held" in found["reject"].why
+    assert examine_host(host)["kinds"]["network.reject"]["ok"]
+
+
 def test_nftables_in_use_is_mentioned(host: Host, sh: Callable[..., str]) -> None:
     assert "nftables" not in doctor.examine(host).firewall
     try:
