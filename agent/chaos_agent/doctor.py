@@ -68,10 +68,10 @@ _RULES: tuple[tuple[str, Table, Rule], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Ability:
-    """One thing that faults need. ``why`` says what is missing when not ``ok``,
+    """One thing that faults need. ``why`` says what is missing when not ``ok``, or why it is not
 
-    or why that is not known. Names are those of ``Fault.needs``; a name that ends in ``-ipv6`` is the IPv6
-    half of the one without.
+    known. Names are those of ``Fault.needs``; a name that ends in ``-ipv6`` is the IPv6 half
+    of the one without.
     """
 
     name: str
