@@ -58,6 +58,7 @@ class Xtables:
 
     def __init__(self) -> None:
         self._counted: dict[tuple[Family, str, str], tuple[int, ...]] = {}
+        self._wanted: dict[tuple[Family, str, str], tuple[Chain, list[Entry]]] = {}
         self.damage: list[str] = []
         self._gave_up_at = -_LOCK_MEMORY
 
@@ -104,6 +105,7 @@ class Xtables:
         if not is_ours(name):
             raise ChaosError(f"{name} is not a chain of ours", where=table_name)
         self._counted.pop((family, table_name, name), None)
+        self._wanted.pop((family, table_name, name), None)
         if table_name not in self.tables(family):
             return
 
@@ -136,10 +138,7 @@ class Xtables:
             found = list(_entries(table, chain.family, chain.name))
             self._counted[_key(chain)] = tuple(entry.packets for entry in found)
             try:
-                wanted = [
-                    entry_of(build_rule(table, chain.family, rule), chain.family)
-                    for rule in chain.rules
-                ]
+                wanted = self._entries_of(table, chain)
             except Unsupported as error:
                 return error.what
             hooked = {
@@ -156,17 +155,29 @@ class Xtables:
             or _robbed(chain, hooked)
         )
 
+    def _entries_of(self, table: Any, chain: Chain) -> list[Entry]:
+        """What the kernel should say of the chain, built once: the sets that it names are there
+
+        for as long as it is. Raises Unsupported.
+        """
+        made_of, entries = self._wanted.get(_key(chain), (None, []))
+        if made_of != chain:
+            rules = (build_rule(table, chain.family, rule) for rule in chain.rules)
+            entries = [entry_of(rule, chain.family) for rule in rules]
+            self._wanted[_key(chain)] = chain, entries
+        return entries
+
     def obstacle(self, chain: Chain) -> str | None:
         """A rule of somebody else's because of which ``chain`` would have no effect, or too much
 
         of one: a mark that is kept with a connection outlives the lease. Or one that would not
         see the packets that ``chain`` queues.
         """
-        for table in ("mangle", "nat"):
+        for table in ("mangle", "nat") if _mark_of(chain) else ():
             found = _overwritten(chain, self.chains(chain.family, table), table)
             if found:
                 return found
-        return _robbed(chain, self.chains(chain.family, chain.table))
+        return _robbed(chain, self.chains(chain.family, chain.table)) if _queues(chain) else None
 
     def last_packets(self, chain: Chain) -> tuple[int, ...]:
         """The same as ``packets``, as it was when ``difference`` was last asked."""
@@ -343,6 +354,15 @@ def _key(chain: Chain) -> tuple[Family, str, str]:
     return chain.family, chain.table, chain.name
 
 
+def _mark_of(chain: Chain) -> int:
+    """The mark's bits that the chain writes; 0 when it writes none."""
+    return next((rule.mask for rule in chain.rules if rule.target == "MARK"), 0)
+
+
+def _queues(chain: Chain) -> bool:
+    return any(rule.target == "NFQUEUE" for rule in chain.rules)
+
+
 def _delete_jumps(table: Any, chain: Chain) -> None:
     for entry in list(_entries(table, chain.family, chain.hook)):
         if entry.target == chain.name:
@@ -366,8 +386,8 @@ def _jump_difference(chain: Chain, chains: dict[str, list[Entry]]) -> str | None
 
 def _overwritten(chain: Chain, chains: dict[str, list[Entry]], table: str) -> str | None:
     """A foreign rule behind ours that touches the mark which ``chain`` writes, if it does."""
-    mask = next((rule.mask for rule in chain.rules if rule.target == "MARK"), 0)
-    for entry in _reached(chains, [chain.hook]):
+    mask = _mark_of(chain)
+    for entry in _reached(chains, [chain.hook]) if mask else ():
         if entry.writes_mark(mask):
             return (
                 f"a rule of somebody else's in {table} {chain.hook} (IPv{chain.family})"
@@ -378,7 +398,7 @@ def _overwritten(chain: Chain, chains: dict[str, list[Entry]], table: str) -> st
 
 def _robbed(chain: Chain, chains: dict[str, list[Entry]]) -> str | None:
     """A foreign rule behind ours, if ``chain`` queues: what comes back passes the table by."""
-    if not any(rule.target == "NFQUEUE" for rule in chain.rules):
+    if not _queues(chain):
         return None
     entries = chains.get(chain.hook, [])
     targets = [entry.target for entry in entries]

@@ -14,6 +14,7 @@ import importlib.util
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -110,13 +111,27 @@ def _find_library(name: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A rule as a value. ``target`` names the verdict, chain or extension it ends in."""
+    """A rule as a value. ``target`` names the verdict, chain or extension it ends in.
+
+    ``data`` is the kernel's, without counters and what it left behind the ends of names.
+    """
 
     target: str
     data: bytes
-    text: str
-    parameters: bytes = b""  # the target's own
+    family: Family
+    matches: tuple[str, ...] = ()
+    parameters_at: int = 0
     packets: int = field(default=0, compare=False)
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return _text(self.data, self.family, self.matches, self.target)
+
+    @property
+    def parameters(self) -> bytes:
+        """The target's own."""
+        return self.data[self.parameters_at :]
 
     @classmethod
     def read(cls, raw: bytes, family: Family, target: str) -> Entry:
@@ -137,10 +152,8 @@ class Entry:
             size = int.from_bytes(data[at : at + 2], "little")
             matches.append(_clean_name(data, at))
             at += max(size, _EXTENSION_HEADER)
-        parameters = bytes(data[target_at + _EXTENSION_HEADER :])
-        return cls(
-            name, bytes(data), _text(bytes(data), family, matches, name), parameters, packets
-        )
+        parameters_at = target_at + _EXTENSION_HEADER
+        return cls(name, bytes(data), family, tuple(matches), parameters_at, packets)
 
     def writes_mark(self, mask: int) -> bool:
         """Whether this rule may change bits of ``mask`` in a packet's mark, or keep them for
@@ -167,7 +180,7 @@ def _clean_name(data: bytearray, at: int) -> str:
     return name.decode(errors="replace")
 
 
-def _text(data: bytes, family: Family, matches: list[str], target: str) -> str:
+def _text(data: bytes, family: Family, matches: Sequence[str], target: str) -> str:
     """For people: addresses, devices, protocol, names of matches, target, and a digest."""
     size = 4 if family == 4 else 16
     source, destination, source_mask, destination_mask = (
