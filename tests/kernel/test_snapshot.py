@@ -12,8 +12,10 @@ from chaos_agent import snapshot
 from chaos_agent.effects import ops
 from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
+from chaos_agent.linux.xtables import Xtables
 from chaos_agent.snapshot import Scope
-from chaos_core.effects import Chain, Effect, LeasedSet, Netem, Pipe, Rule
+from chaos_core.effects import Chain, Effect, Family, LeasedSet, Netem, Pipe, Rule
+from chaos_core.messages import Revert
 
 LATER = 60 * 1_000_000
 SCOPE = Scope(frozenset({"v0"}), frozenset({"mangle", "filter"}))
@@ -144,3 +146,24 @@ def test_other_faults_are_no_difference(host: Host, net: Any) -> None:
         == []
     )
     assert snapshot.without(after, ["000000c"]) == after
+
+
+def test_of_a_table_that_no_fault_touches_no_rule_is_read(
+    node: Any, sh: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may have tens of thousands of them: the cost follows the fault."""
+    for tool in ("iptables-legacy", "ip6tables-legacy"):
+        sh(tool, "-w", "-t", "nat", "-A", "OUTPUT", "-j", "ACCEPT")
+    read, original = [], Xtables.read
+
+    def reading(self: Xtables, family: Family, table: str) -> Any:
+        read.append(table)
+        return original(self, family, table)
+
+    monkeypatch.setattr(Xtables, "read", reading)
+    fault = node.partition()
+    assert node.status(fault).state == "in_force"
+    node.look()
+    node.supervisor.obey(Revert(), now_us())
+    assert node.status(fault).clean
+    assert set(read) == {"filter"}

@@ -90,8 +90,12 @@ class Xtables:
                 table.flush_entries(chain.name)
             else:
                 table.create_chain(chain.name)
+            wanted = []
             for rule in chain.rules:
-                table.append_entry(chain.name, build_rule(table, chain.family, rule).rule)
+                built = build_rule(table, chain.family, rule)
+                wanted.append(entry_of(built, chain.family))
+                table.append_entry(chain.name, built.rule)
+            self._wanted[_key(chain)] = chain, wanted
             jump = build_jump(table, chain.family, chain.name).rule
             if chain.end:
                 table.append_entry(chain.hook, jump)
@@ -195,6 +199,11 @@ class Xtables:
     def chains(self, family: Family, table_name: str) -> dict[str, list[Entry]]:
         """Every chain of a table in use with its rules. Empty for a table that is not."""
         return self.read(family, table_name)[1] if table_name in self.tables(family) else {}
+
+    def names(self, family: Family, table_name: str) -> list[str]:
+        """The chains of a table in use."""
+        with self._open(family, table_name) as table:
+            return [one.name for one in table.chains]
 
     def read(
         self, family: Family, table_name: str
