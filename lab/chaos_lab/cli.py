@@ -320,7 +320,8 @@ def matrix(
         int, typer.Option(min=1, max=3, metavar="N", help="So many hosts at a time.")
     ] = 2,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write matrix.json and matrix.md there.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Add the cases to matrix.json and matrix.md there."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -332,6 +333,7 @@ def matrix(
     from chaos_lab.fleet import require_root
     from chaos_lab.layout import LabDir
     from chaos_lab.matrix import cases, releases, run
+    from chaos_lab.matrix.report import Report
 
     require_root()
     chosen = releases.choose(only)
@@ -342,10 +344,19 @@ def matrix(
             tell=lambda row: say(_case(row)),
         )  # fmt: skip
     if to:
-        (to / "matrix.json").write_text(report.as_json())
-        (to / "matrix.md").write_text(report.as_markdown())
+        known, page = to / "matrix.json", to / "matrix.md"
+        whole = report.after(Report.read(known.read_text())) if known.exists() else report
+        known.write_text(whole.as_json())
+        page.write_text(f"{_MATRIX_HEAD}\n{whole.as_markdown()}")
     typer.echo(report.as_json() if output is Output.JSON else report.as_markdown())
     raise typer.Exit(Exit.DONE if report.passed else Exit.FAILED)
+
+
+_MATRIX_HEAD = """\
+# On the kernels of Debian 11, 12 and 13
+
+Written by `chaosctl lab matrix --to docs`; [coexistence.md](coexistence.md) says what it is.
+"""
 
 
 def _case(row: Row) -> str:

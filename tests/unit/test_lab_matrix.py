@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def report(case: str, when: str, outcome: str = "passed", **more: object) -> str
 
 def rows_of(*lines: str) -> list[Row]:
     rows: list[Row] = []
-    reports = Reports("debian12", rows, lambda _: None)
+    reports = Reports("debian12", "abc", rows, lambda _: None)
     for line in lines:
         reports.take(line)
     return rows
@@ -76,21 +77,39 @@ def test_what_was_hit_is_a_table_of_hosts() -> None:
     lines = [report(case, "call", user_properties=said), report(case, "teardown")]
     hosts = HostReport("debian12", {}, tuple(rows_of(*lines))), HostReport("debian13", {}, ())
     assert hosts[0].rows[0].hits == "9 of 9 packets"
-    text = Report("2026-01-01", "abc", hosts).as_markdown()
+    text = Report(hosts).as_markdown()
     assert "| latency-nft | 9 of 9 packets | not run |" in text
 
 
 def test_a_host_that_ran_nothing_or_broke_down_has_not_passed() -> None:
     good = HostReport("debian12", {}, (Row("debian12", "a", "ok"),))
-    assert Report("2026-01-01", "abc", (good,)).passed
+    assert Report((good,)).passed
     for bad in (
         HostReport("debian13", {}, ()),
         HostReport("debian13", {}, good.rows, "it did not boot"),
         HostReport("debian13", {}, (Row("debian13", "a", "failed", "why"),)),
     ):
-        whole = Report("2026-01-01", "abc", (good, bad))
+        whole = Report((good, bad))
         assert not whole.passed
         assert "debian13" in whole.as_markdown()
+
+
+def test_a_later_run_replaces_the_cases_that_it_has_played() -> None:
+    def of(host: str, commit: str, **cases: Any) -> HostReport:
+        rows = (Row(host, case, said, commit=commit) for case, said in cases.items())
+        return HostReport(host, {"kernel": commit}, tuple(rows))
+
+    first = Report((of("debian11", "aaa", a="failed", b="ok"), of("debian12", "aaa", a="ok")))
+    again = Report((of("debian11", "bbb", a="ok", c="refused"),))
+    whole = Report.read(again.after(Report.read(first.as_json())).as_json())
+    assert [(row.case, row.outcome, row.commit) for row in whole.hosts[0].rows] == [
+        ("a", "ok", "bbb"),
+        ("b", "ok", "aaa"),
+        ("c", "refused", "bbb"),
+    ]
+    assert whole.hosts[1] == first.hosts[1]
+    assert whole.passed
+    assert not first.passed
 
 
 def test_an_unknown_host_is_named_with_those_that_there_are() -> None:

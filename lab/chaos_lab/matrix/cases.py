@@ -15,7 +15,7 @@ KERNEL = (
     *("test_cache_flush", "test_journal", "test_keeper", "test_process_repeat", "test_processes"),
     *("test_supervisor", "test_tamper", "test_worker", "test_doctor", "test_hostile_link"),
     *("test_composition", "test_hits", "test_rerouted", "test_forwarded", "test_access"),
-    *("test_reasons", "test_netlink"),
+    *("test_reasons", "test_netlink", "test_slow_host"),
 )
 """Of ``tests/kernel``: their files. They take hours there, so they are run when asked for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 Outcome = Literal["ok", "refused", "failed"]
@@ -14,7 +14,8 @@ Outcome = Literal["ok", "refused", "failed"]
 class Row:
     """One case on one host. ``said`` is the product's refusal, or why the case failed.
 
-    ``hits`` is how much a fault hit there, in words, where the case says so.
+    ``hits`` is how much a fault hit there, in words, where the case says so. ``commit`` is what
+    was run, and ``date`` the day in UTC.
     """
 
     host: str
@@ -22,6 +23,8 @@ class Row:
     outcome: Outcome
     said: str = ""
     hits: str = ""
+    commit: str = ""
+    date: str = ""
 
     @property
     def group(self) -> str:
@@ -41,11 +44,33 @@ class HostReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole matrix. ``date`` is the day in UTC, ``commit`` what was run."""
+    """A matrix, of one run or of several: the latest of each case counts."""
 
-    date: str
-    commit: str
     hosts: tuple[HostReport, ...]
+
+    @classmethod
+    def read(cls, text: str) -> Report:
+        """What ``as_json`` wrote."""
+        return cls(
+            tuple(
+                HostReport(
+                    host["name"],
+                    host["versions"],
+                    tuple(Row(**row) for row in host["rows"]),
+                    host["broken"],
+                )
+                for host in json.loads(text)["hosts"]
+            )
+        )
+
+    def after(self, earlier: Report) -> Report:
+        """This report, with what only an earlier one knows."""
+        were, known = {host.name: host for host in earlier.hosts}, []
+        for host in self.hosts:
+            was = were.pop(host.name, HostReport(host.name, {}, ()))
+            rows = {row.case: row for row in (*was.rows, *host.rows)}
+            known.append(replace(host, rows=tuple(rows.values())))
+        return Report(tuple(sorted([*known, *were.values()], key=lambda host: host.name)))
 
     @property
     def passed(self) -> bool:
@@ -61,7 +86,9 @@ class Report:
 
     def as_markdown(self) -> str:
         """The hosts, a table of groups of cases, and every refusal and failure by name."""
-        lines = [f"Run on {self.date} at commit `{self.commit}`.", ""]
+        runs = Counter((row.date, row.commit) for host in self.hosts for row in host.rows)
+        said = (f"{n} cases on {date} at commit `{of}`" for (date, of), n in sorted(runs.items()))
+        lines = [f"{', '.join(said)}.".capitalize(), ""]
         lines += [
             "| host | kernel | systemd | iptables | nft | Python |",
             "|---|---|---|---|---|---|",

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,11 @@ def run(
 
         def one(built: image.Image) -> HostReport:
             say(f"{built.release.name}: booting")
-            return _host(Machine(lab, built, project, _logs(lab)), files, say, tell)
+            return _host(Machine(lab, built, project, _logs(lab)), files, commit, say, tell)
 
         with ThreadPoolExecutor(jobs) as pool:
             hosts = tuple(pool.map(one, images))
-    return Report(f"{datetime.now(UTC):%Y-%m-%d}", commit, hosts)
+    return Report(hosts)
 
 
 def _logs(lab: LabDir) -> Path:
@@ -77,7 +78,11 @@ def _logs(lab: LabDir) -> Path:
 
 
 def _host(
-    machine: Machine, files: Sequence[str], say: Progress, tell: Callable[[Row], None]
+    machine: Machine,
+    files: Sequence[str],
+    commit: str,
+    say: Progress,
+    tell: Callable[[Row], None],
 ) -> HostReport:
     rows: list[Row] = []
     versions: dict[str, str] = {}
@@ -89,7 +94,7 @@ def _host(
                 for name, shell in _VERSIONS.items()
             }
             say(f"{machine.name}: up, kernel {versions['kernel']}, systemd {versions['systemd']}")
-            seen = Reports(machine.name, rows, tell)
+            seen = Reports(machine.name, commit, rows, tell)
 
             def hear(line: str) -> None:
                 if not seen.take(line):
@@ -115,8 +120,10 @@ def _host(
 class Reports:
     """Makes rows of pytest's reports: one for each test, when it is over."""
 
-    def __init__(self, host: str, rows: list[Row], tell: Callable[[Row], None]) -> None:
-        self._host, self._rows, self._tell = host, rows, tell
+    def __init__(
+        self, host: str, commit: str, rows: list[Row], tell: Callable[[Row], None]
+    ) -> None:
+        self._host, self._commit, self._rows, self._tell = host, commit, rows, tell
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
         self._hits: dict[str, str] = {}
@@ -141,6 +148,8 @@ class Reports:
                 row = Row(self._host, case, "refused", self._refused[case])
             else:
                 row = Row(self._host, case, "ok", hits=self._hits.get(case, ""))
+            today = f"{datetime.now(UTC):%Y-%m-%d}"
+            row = replace(row, commit=self._commit, date=today)
             self._rows.append(row)
             self._tell(row)
         return True
