@@ -125,3 +125,16 @@ def test_apply_and_revert_can_be_repeated(host: Host, peers: LeasedSet) -> None:
     for _ in range(2):
         verbs.revert(host, peers)
     assert verbs.absent(host, peers) is None
+
+
+def test_any_number_of_entries_is_moved(host: Host) -> None:
+    """They go in few messages, of which one holds a thousand."""
+    networks = [f"2001:db8:{number:x}::/48" for number in range(1, 2_501)]
+    host.sets.create("chs-0a1b2c3d-6", 6)
+    host.sets.put("chs-0a1b2c3d-6", 6, networks, 20)
+    assert host.sets.entries("chs-0a1b2c3d-6").keys() == set(networks)
+    host.sets.move("chs-0a1b2c3d-6", 6, networks[:-1], 60)
+    left = host.sets.entries("chs-0a1b2c3d-6")
+    assert min(left[network] for network in networks[:-1]) > 50
+    assert left[networks[-1]] <= 20
+    host.sets.destroy("chs-0a1b2c3d-6")

@@ -37,6 +37,11 @@ _LIST = 6 << 8 | 7  # NFNL_SUBSYS_IPSET, IPSET_CMD_LIST
 _PROTOCOL = (1, b"\x06")
 _SETNAME, _FLAGS = 2, 6
 _HEADERS_ONLY = (_FLAGS | 0x4000, struct.pack("!I", 1 << 2))  # IPSET_FLAG_LIST_HEADER
+_NESTED, _BIG_ENDIAN = 0x8000, 0x4000
+_ADD = 6 << 8 | 9  # IPSET_CMD_ADD; without NLM_F_EXCL an entry that is there is moved
+_DATA, _ADT, _LINE = 7 | _NESTED, 8 | _NESTED, (9 | _BIG_ENDIAN, bytes(4))
+_IP, _CIDR, _TIMEOUT = 1 | _NESTED, 3, 6 | _BIG_ENDIAN  # inside of _DATA
+_AT_ONCE = 1_000  # entries in a message: their attribute has room for 64 KiB
 _ERR_BUSY = 4100  # IPSET_ERR_BUSY: something refers to the set
 _ERR_FIND_TYPE = 4098  # IPSET_ERR_FIND_TYPE: the kernel knows no such set type
 
@@ -100,10 +105,13 @@ class IpSets:
         """Add entries or move their timeouts, in whole seconds from now, at least 1."""
         if timeout < 1:
             raise ChaosError("a timeout of 0 would be for ever", where=name)
-        for cidr in cidrs:
-            self._ipset.add(
-                name, cidr, family=_AF[family], exclusive=False, timeout=timeout, etype="net"
-            )
+        lifetime = _TIMEOUT, struct.pack("!I", timeout)
+        entries = [(_DATA, packed([*_network(cidr), lifetime])) for cidr in cidrs]
+        head = struct.pack("=BBH", _AF[family], 0, 0)
+        called = _SETNAME, name.encode() + b"\0"
+        for at in range(0, len(entries), _AT_ONCE):
+            some = _ADT, packed(entries[at : at + _AT_ONCE])
+            self._netlink.tell(_ADD, head + packed([_PROTOCOL, called, _LINE, some]))
 
     move = put
 
@@ -210,6 +218,13 @@ def _busy(error: BaseException) -> bool:
 def canonical(cidr: str) -> str:
     """A CIDR as ``entries`` writes it: ``10.0.0.1`` is ``10.0.0.1/32``, host bits are cut."""
     return str(ipaddress.ip_network(cidr, strict=False))
+
+
+def _network(cidr: str) -> list[tuple[int, bytes]]:
+    """An entry of ``hash:net`` as attributes."""
+    network = ipaddress.ip_network(cidr, strict=False)
+    address = (1 if network.version == 4 else 2) | _BIG_ENDIAN, network.network_address.packed
+    return [(_IP, packed([address])), (_CIDR, bytes([network.prefixlen]))]
 
 
 def _head(message: Any) -> SetHead | None:

@@ -26,6 +26,7 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 REQUEST, DUMP = 0x1, 0x300  # linux/netlink.h
+_ACK = 0x4  # NLM_F_ACK
 MAX_MESSAGES: Final = 50_000  # of one dump: it takes 0.2 s
 _ERROR, _DONE = 2, 3
 _INTERRUPTED = 0x10
@@ -82,6 +83,15 @@ class Connection:
                 raise NetlinkError(code)
             return message
         raise ChaosError("the kernel does not answer over netlink")
+
+    def tell(self, kind: int, body: bytes) -> None:
+        """Have something done. Raises NetlinkError for what the kernel refuses."""
+        self._send(kind, REQUEST | _ACK, body)
+        for what, message in self._receive():
+            if what == _ERROR:
+                if code := _code(message):
+                    raise NetlinkError(code)
+                return
 
     def dump(self, kind: int, body: bytes, flags: int = DUMP) -> list[bytes]:
         """All messages of a listing. Raises NetlinkError, Unsupported when they are too many.
