@@ -336,6 +336,8 @@ class Supervisor:
         if fault not in self._endings:
             if reason == "duration" and standing.state == "applying":
                 reason, detail = "not_in_force", standing.pending
+            elif reason == "lease" and standing.state == "applying":
+                detail = f"its lease ended while it was being applied: {standing.pending}"
             self.leases.drop(fault)
             self._checks.pop(fault, None)
             self._doubted.discard(fault)

@@ -1,12 +1,15 @@
-"""A peer behind two next hops, and one inside a VRF: the fault hits, or is refused."""
+"""A peer behind two next hops, inside a VRF, behind WireGuard: the fault hits, or is refused."""
 
 from __future__ import annotations
 
+import base64
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from pyroute2 import WireGuard
 
 TARGET = "10.7.0.2"
 
@@ -94,5 +97,56 @@ def test_a_peer_inside_a_vrf_is_hit_or_it_is_refused(
     if not refusal(node, fault):
         node.grant("r-1")
         assert not answers()
+        ends(node, fault)
+    assert answers()
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        ("network.loss", {"percent": "100%", "direction": "out"}),
+        ("network.partition", {"direction": "both"}),
+    ],
+)
+def test_a_peer_behind_wireguard_is_hit_or_it_is_refused(
+    node: Any,
+    net: Any,
+    sh: Callable[..., str],
+    ends: Callable[[Any, str], None],
+    refusal: Callable[[Any, str], bool],
+    wait_for: Callable[..., None],
+    kind: str,
+    params: dict[str, str],
+) -> None:
+    """The other end is moved to the peer; what is encrypted goes by this namespace's loopback."""
+    keys = [X25519PrivateKey.generate() for _ in range(2)]
+    text = [base64.b64encode(key.private_bytes_raw()).decode() for key in keys]
+    public = [base64.b64encode(key.public_key().public_bytes_raw()).decode() for key in keys]
+    sh("ip", "link", "set", "lo", "up")
+    for end in (0, 1):
+        sh("ip", "link", "add", f"wg{end}", "type", "wireguard")
+        other = {
+            "public_key": public[1 - end],
+            "endpoint_addr": "127.0.0.1",
+            "endpoint_port": 51_821 - end,
+            "allowed_ips": ["10.6.0.0/24"],
+        }
+        with WireGuard() as tunnel:
+            tunnel.set(f"wg{end}", private_key=text[end], listen_port=51_820 + end, peer=other)
+    net.take("wg1")
+    for words in ("addr add 10.6.0.1/24 dev wg0", "link set wg0 up"):
+        sh("ip", *words.split())
+    for words in ("addr add 10.6.0.2/24 dev wg1", "link set wg1 up"):
+        net.there("ip", *words.split())
+
+    def answers() -> bool:
+        return "time=" in sh("ping", "-n", "-c", "2", "-W", "1", "10.6.0.2", check=False)
+
+    wait_for(answers, 20)
+    fault = node.apply(kind, peers="10.6.0.2", **params)
+    if not refusal(node, fault):
+        node.grant("r-1")
+        assert not answers()
+        assert net.ping(net.peer[4]), "others are hit"
         ends(node, fault)
     assert answers()

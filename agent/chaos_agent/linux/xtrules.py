@@ -335,8 +335,8 @@ def build_jump(table: Any, family: Family, chain: str) -> Any:
 
 def entry_of(built: Any, family: Family) -> Entry:
     """A built rule as the kernel will hand it back: private parts of extensions are zero."""
-    raw = bytes(built.rule)
-    masked = bytes(a & b for a, b in zip(raw, bytes(built.mask), strict=True))
+    raw, mask = (int.from_bytes(bytes(one), "little") for one in (built.rule, built.mask))
+    masked = (raw & mask).to_bytes(len(bytes(built.rule)), "little")
     target = built.target.name
     return Entry.read(masked, family, target if target in _STANDARD else "")
 

@@ -21,7 +21,7 @@ KERNEL = (
 
 MATRIX = (
     *("test_kinds", "test_undo", "test_rule_sets", "test_routing", "test_docker", "test_podman"),
-    *("test_firewalld", "test_ufw", "test_system"),
+    *("test_firewalld", "test_ufw", "test_ssh", "test_system"),
 )
 """Of ``tests/matrix``: their files."""
 
