@@ -76,8 +76,9 @@ DISABLED = (
     *("docker.service", "docker.socket", "containerd.service", "firewalld.service", "ufw.service"),
     *("podman.service", "podman.socket", "podman-auto-update.timer", "podman-restart.service"),
     *("nftables.service", "netfilter-persistent.service", "networking.service"),
+    "dbus-org.fedoraproject.FirewallD1.service",  # by which podman's plugins would start it
 )
-"""Units that do not start at boot, where there are such."""
+"""Units that do not start by themselves, where there are such."""
 
 UNIT = """\
 [Unit]
