@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from tests.sim.node import Immediate
 from tests.sim.outside import SNAPSHOT
 
 import chaos_agent.effects
@@ -69,6 +70,8 @@ class Kernel:
 
 class _Journal:
     """Keeps nothing; says that all was kept."""
+
+    disk = Immediate()
 
     def intent(self, *_: object, **__: object) -> None:
         return None
