@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -333,21 +334,36 @@ def matrix(
     from chaos_lab.fleet import require_root
     from chaos_lab.layout import LabDir
     from chaos_lab.matrix import cases, releases, run
-    from chaos_lab.matrix.report import Report
+    from chaos_lab.matrix.report import HostReport, Report
 
     require_root()
     chosen = releases.choose(only)
     files = case or cases.chosen(sample=sample, kernel=kernel)
+    kept = to / "matrix.json" if to else None
+    whole = Report.read(kept.read_text()) if kept and kept.exists() else Report(())
+    writing = threading.Lock()
+
+    def keep(host: HostReport) -> None:
+        nonlocal whole
+        with writing:
+            whole = Report((host,)).after(whole)
+            if kept:
+                kept.write_text(whole.as_json())
+                page = f"{_MATRIX_HEAD}\n{whole.as_markdown()}"
+                kept.with_suffix(".md").write_text(page)
+
     with progress("running the matrix") as say:
+
+        def tell(host: HostReport) -> None:
+            say(_case(host.rows[-1]))
+            keep(host)
+
         report = run.run(
             LabDir.find(), chosen, files, neighbours=not (sample or kernel), jobs=jobs, say=say,
-            tell=lambda row: say(_case(row)),
+            tell=tell,
         )  # fmt: skip
-    if to:
-        known, page = to / "matrix.json", to / "matrix.md"
-        whole = report.after(Report.read(known.read_text())) if known.exists() else report
-        known.write_text(whole.as_json())
-        page.write_text(f"{_MATRIX_HEAD}\n{whole.as_markdown()}")
+    for host in report.hosts:
+        keep(host)
     typer.echo(report.as_json() if output is Output.JSON else report.as_markdown())
     raise typer.Exit(Exit.DONE if report.passed else Exit.FAILED)
 

@@ -22,7 +22,7 @@ def report(case: str, when: str, outcome: str = "passed", **more: object) -> str
 
 def rows_of(*lines: str) -> list[Row]:
     rows: list[Row] = []
-    reports = Reports("debian12", "abc", rows, lambda _: None)
+    reports = Reports("debian12", "abc", rows, lambda: None)
     for line in lines:
         reports.take(line)
     return rows

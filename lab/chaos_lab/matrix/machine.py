@@ -48,6 +48,7 @@ class Machine:
         self.console = logs / f"{self.name}.console.log"
         self._lab, self._image, self._project = lab, image, project
         self._buffer = b""
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._directory = tempfile.TemporaryDirectory(prefix="chaos-matrix-")
@@ -87,6 +88,8 @@ class Machine:
 
     def close(self) -> None:
         """Switch it off, and forget its disk's changes."""
+        if self._process is None:
+            return
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

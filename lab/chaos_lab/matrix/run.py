@@ -48,9 +48,9 @@ def run(
     neighbours: bool,
     jobs: int,
     say: Progress,
-    tell: Callable[[Row], None],
+    tell: Callable[[HostReport], None],
 ) -> Report:
-    """Every release, ``jobs`` at a time.
+    """Every release, ``jobs`` at a time; ``tell`` gets a host after each of its cases.
 
     A node that breaks down is reported and does not end the others.
     """
@@ -64,13 +64,20 @@ def run(
         image.project_disk(lab, project)
         images = [image.build(lab, release, say, neighbours=neighbours) for release in chosen]
 
-        def one(built: image.Image) -> HostReport:
-            say(f"{built.release.name}: booting")
-            return _host(Machine(lab, built, project, _logs(lab)), files, commit, say, tell)
+        machines = [Machine(lab, built, project, _logs(lab)) for built in images]
+
+        def one(machine: Machine) -> HostReport:
+            say(f"{machine.name}: booting")
+            return _host(machine, files, commit, say, tell)
 
         with ThreadPoolExecutor(jobs) as pool:
-            hosts = tuple(pool.map(one, images))
-    return Report(hosts)
+            try:
+                return Report(tuple(pool.map(one, machines)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for machine in machines:
+                    machine.close()
+                raise
 
 
 def _logs(lab: LabDir) -> Path:
@@ -82,7 +89,7 @@ def _host(
     files: Sequence[str],
     commit: str,
     say: Progress,
-    tell: Callable[[Row], None],
+    tell: Callable[[HostReport], None],
 ) -> HostReport:
     rows: list[Row] = []
     versions: dict[str, str] = {}
@@ -94,7 +101,12 @@ def _host(
                 for name, shell in _VERSIONS.items()
             }
             say(f"{machine.name}: up, kernel {versions['kernel']}, systemd {versions['systemd']}")
-            seen = Reports(machine.name, commit, rows, tell)
+            seen = Reports(
+                machine.name,
+                commit,
+                rows,
+                lambda: tell(HostReport(machine.name, versions, tuple(rows))),
+            )
 
             def hear(line: str) -> None:
                 if not seen.take(line):
@@ -120,9 +132,7 @@ def _host(
 class Reports:
     """Makes rows of pytest's reports: one for each test, when it is over."""
 
-    def __init__(
-        self, host: str, commit: str, rows: list[Row], tell: Callable[[Row], None]
-    ) -> None:
+    def __init__(self, host: str, commit: str, rows: list[Row], tell: Callable[[], object]) -> None:
         self._host, self._commit, self._rows, self._tell = host, commit, rows, tell
         self._failed: dict[str, str] = {}
         self._refused: dict[str, str] = {}
@@ -151,7 +161,7 @@ class Reports:
             today = f"{datetime.now(UTC):%Y-%m-%d}"
             row = replace(row, commit=self._commit, date=today)
             self._rows.append(row)
-            self._tell(row)
+            self._tell()
         return True
 
 
