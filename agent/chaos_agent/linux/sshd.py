@@ -4,7 +4,8 @@ Who owns a socket is found in the cheapest way that this process may use. With t
 trace other processes (a keeper started by hand) that is the list of a server's descriptors.
 The sealed keeper has no such right: it takes the cgroup of v2 in which the socket was made,
 which is the server's own. For what systemd listens to in the place of a server (ssh.socket),
-systemd is asked. Only processes that are called like an SSH server, and are root's, count.
+systemd is asked: such a socket is made in the cgroup of its unit or in systemd's own, and both
+are no service's. Only processes that are called like an SSH server, and are root's, count.
 
 Open sessions count too: the server may have been moved to another port since. Whom systemd's
 logind has logged in by SSH, it says by address. Ports of outgoing connections are left out.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_agent.linux import processes, sockets
-from chaos_agent.linux.cgroupfs import unified_id
+from chaos_agent.linux.cgroupfs import services, unified_id
 from chaos_agent.linux.sockets import Tcp, address
 from chaos_agent.linux.systemd import RUNNING, Systemd
 from chaos_core.errors import Busy, Unsupported
@@ -32,7 +33,6 @@ from chaos_core.essential import SSH_SERVERS, SSH_SOCKETS
 _PROC = Path("/proc")
 _TABLES = ("/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6")
 _LOGINS = Path("/run/systemd/sessions")
-_PID_1 = "/init.scope"
 _ESTABLISHED = 1  # tcp_states.h
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
@@ -136,24 +136,20 @@ def _by_groups(servers: dict[int, _Server], listening: list[Tcp]) -> Iterator[Ss
 def _by_units(systemd: Systemd, listening: list[Tcp]) -> Iterator[SshPort]:
     """What systemd listens to for a server.
 
-    When it does not answer, that may be each of its own listeners.
+    When it does not answer, that may be each listener of root's that no service has made.
     """
-    if not RUNNING.is_dir() or not _may_be_of_pid_1(listening):
+    known = services()
+    strange = [one for one in listening if one.uid == 0 and one.group not in known]
+    if not RUNNING.is_dir() or not strange:  # asking it takes as long as all the rest
         return
     try:
         for unit in systemd.at_work(SSH_SOCKETS):
             yield from (SshPort(port, unit) for port in systemd.listens(unit))
     except (Unsupported, Busy):
-        group = unified_id(_PID_1)
-        for one in listening:
-            if group and one.group == group:
+        nobodys = {0, unified_id("/")}
+        for one in strange:
+            if one.group not in nobodys:
                 yield SshPort(one.port, "systemd, which does not say for whom it listens")
-
-
-def _may_be_of_pid_1(listening: list[Tcp]) -> bool:
-    """Whether systemd itself may hold one of them: asking it takes as long as all the rest."""
-    groups = {unified_id(_PID_1), unified_id("/"), 0}
-    return any(one.uid == 0 and one.group in groups for one in listening)
 
 
 def _sessions(servers: dict[int, _Server], taken: Collection[int]) -> Iterator[SshPort]:

@@ -108,7 +108,7 @@ def _root(cache: Path, release: Release, neighbours: bool, say: Progress) -> Pat
         packages.append("python3")
     if neighbours:
         packages += [*releases.NEIGHBOURS, *release.more]
-    key = _key(release.suite, packages, releases.EXCLUDED, releases.DISABLED)
+    key = _key(release.suite, packages, releases.EXCLUDED, releases.PRESET)
     directory = cache / f"debian-{release.name}-{key}"
     if directory.is_dir():
         os.utime(directory)
@@ -120,6 +120,9 @@ def _root(cache: Path, release: Release, neighbours: bool, say: Progress) -> Pat
             + [f"--dpkgopt=path-exclude={path}" for path in releases.EXCLUDED]
             + [f"--include={','.join(packages)}", release.suite, str(new)]
         )
+        preset = new / "etc/systemd/system-preset/00-matrix.preset"
+        preset.parent.mkdir(parents=True, exist_ok=True)
+        preset.write_text(releases.PRESET)
         wants = new / "etc/systemd/system"
         for unit in releases.DISABLED:
             for link in wants.rglob(unit):
