@@ -365,7 +365,6 @@ class Supervisor:
         del self._endings[fault]
         detail = ending.detail
         if outcome.difference:
-            self._to_quarantine(fault, outcome.difference)
             detail = "; ".join([detail, *outcome.difference]).removeprefix("; ")
         if outcome.told:
             detail = f"{detail}; {outcome.told}" if detail else outcome.told
@@ -392,6 +391,8 @@ class Supervisor:
             )
         )
         self.changed = True
+        # Now that it is among the ended: a heartbeat may go out while the disk is waited for.
+        self._to_quarantine(fault, outcome.difference)
         self.log.info(
             "ended",
             run=standing.run,
