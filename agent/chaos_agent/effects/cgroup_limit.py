@@ -38,7 +38,8 @@ class CgroupLimitOps:
             raise Unsupported(f"{_name(effect)} has just become {found or 'another group'}")
         host.limits.write(effect, effect.value)
 
-    def verify(self, host: Host, effect: CgroupLimit) -> str | None:  # noqa: ARG002
+    def verify(self, host: Host, effect: CgroupLimit) -> str | None:
+        host.limits.look(effect)
         found = limits.read(effect)
         if found is None:
             return f"{effect.unit} has been started anew, or has ended"

@@ -94,10 +94,12 @@ class Writers:
         self._running: dict[tuple[str, str, str], int] = {}
 
     def write(self, limit: CgroupLimit, value: str) -> None:
-        """Set the limit. Raises Unsupported when the kernel does not take it."""
+        """Set the limit. Raises Unsupported when the kernel does not take it.
+
+        Whether it takes it later, ``look`` says.
+        """
         self.stop(limit)
-        place = ROOT / limit.group.lstrip("/") / limit.file
-        text = f"{limit.key}={value}" if limit.key else value
+        place, text = _place(limit), f"{limit.key}={value}" if limit.key else value
         parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
         pid = os.fork()
         if pid == 0:  # nothing but system calls from here on
@@ -111,9 +113,13 @@ class Writers:
             finally:
                 os._exit(errno.EIO)
         self._running[_key(limit)] = pid
-        problem = self._ended(limit, _PATIENCE_S)
+        self.look(limit, _PATIENCE_S)
+
+    def look(self, limit: CgroupLimit, patience_s: float = 0) -> None:
+        """Raise Unsupported when the process that writes the limit has ended in vain."""
+        problem = self._ended(limit, patience_s) if _key(limit) in self._running else None
         if problem:
-            raise Unsupported(f"{place} does not take {text!r}: {os.strerror(problem)}")
+            raise Unsupported(f"{_place(limit)} does not take the limit: {os.strerror(problem)}")
 
     def stop(self, limit: CgroupLimit) -> None:
         """End the process that writes the limit, if one does. Raises ChaosError when it lives on.
@@ -158,6 +164,10 @@ def put(path: str, data: bytes) -> None:
         os.write(descriptor, data)
     finally:
         os.close(descriptor)
+
+
+def _place(limit: CgroupLimit) -> Path:
+    return ROOT / limit.group.lstrip("/") / limit.file
 
 
 def _key(limit: CgroupLimit) -> tuple[str, str, str]:
