@@ -123,3 +123,21 @@ def test_a_damaged_journal_is_kept_beside_a_new_one(tmp_path: Path) -> None:
     begin(journal, "00000002")
     assert [intent.fault for intent in journal.open_intents()] == ["00000002"]
     assert (tmp_path / "state" / "journal.damaged").read_bytes() == before
+
+
+def test_a_journal_that_is_in_use_for_long_stays_small_and_forgets_nothing_open(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path / "state")
+    sizes = []
+    for number in range(1_500):
+        begin(journal, f"{number:08x}")
+        if number == 1_400:
+            begin(journal, "ffffffff")
+        assert journal.done(2, fault=f"{number:08x}", reason="duration", difference=[]) == ""
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / "state").iterdir()))
+    assert max(sizes) < 1 << 20
+    assert min(sizes[700:]) > 100_000, "the last one is kept"
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["journal", "journal.1"]
+    assert [intent.fault for intent in journal.open_intents()] == ["ffffffff"]
+    journal.close()
