@@ -160,9 +160,9 @@ MEASURES = (
     ),
     Measure(
         "gc.pressure",
-        "churn=16MiB cpu=30%",
-        "16 ± 2 MiB a second touched, by /proc/vmstat",
-        partial(Counted, what="churn", asked=16, within=2),
+        "churn=8MiB cpu=30%",
+        "8 ± 1 MiB a second touched, by /proc/vmstat",
+        partial(Counted, what="churn", asked=8, within=1),
     ),
     Measure(
         "memory.leak",
