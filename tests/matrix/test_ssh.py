@@ -40,6 +40,7 @@ def test_a_port_at_which_systemd_listens_for_sshd_is_left_alone(
     outside: Any,
     real_node: Callable[[], Any],
     ends: Callable[[Any, str], None],
+    wait_for: Callable[..., None],
     direction: str,
 ) -> None:
     def problem(port: int) -> str:
@@ -52,7 +53,7 @@ def test_a_port_at_which_systemd_listens_for_sshd_is_left_alone(
     node = real_node()
     assert PORT in {found.port for found in sshd.find(node.engine.host.systemd)}
     with socket.create_server(("", OTHER)):
-        assert problem(PORT) == ""
+        wait_for(lambda: problem(PORT) == "", 30)  # the wire is new
         assert problem(OTHER) == ""
         fault = node.apply("network.partition", peers=outside.address, direction=direction)
         assert node.status(fault).state == "in_force", node.status(fault).detail
