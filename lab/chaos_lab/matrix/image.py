@@ -124,8 +124,8 @@ def _root(cache: Path, release: Release, neighbours: bool, say: Progress) -> Pat
         preset.parent.mkdir(parents=True, exist_ok=True)
         preset.write_text(releases.PRESET)
         wants = new / "etc/systemd/system"
-        for unit in releases.DISABLED:
-            for link in wants.rglob(unit):
+        for link in [*wants.rglob("*")]:  # a name alone is looked for behind the link, on this host
+            if link.is_symlink() and link.name in releases.DISABLED:
                 link.unlink()
         new.chmod(0o755)
     return directory

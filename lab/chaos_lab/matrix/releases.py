@@ -80,7 +80,9 @@ DISABLED = (
 )
 """Units that do not start by themselves, where there are such."""
 
-PRESET = "\n".join(f"disable {unit}" for unit in DISABLED) + "\n"
+PRESET = (
+    "# A case starts what it needs.\n" + "\n".join(f"disable {unit}" for unit in DISABLED) + "\n"
+)
 """For systemd, which enables everything at the first boot that no preset disables."""
 
 UNIT = """\
