@@ -1,10 +1,10 @@
-"""What one fault costs on a small host and on large ones: its cost should follow the fault.
+"""CPU time of one fault on a small host and on large ones: it should depend on the fault alone.
 
     .venv/bin/python bench/host_size.py [--rounds N]
 
-``network.partition`` of one peer, inbound, by the engine as the keeper runs it, in a network
-namespace of this host's own kernel with so many nat rules (half of them IPv6), links and routes
-of somebody else's. CPU time of the process, since others' work does not change that; medians.
+Applies ``network.partition`` of one peer, inbound, with the keeper's engine, in a network namespace
+on this host's kernel. The namespace first gets a number of nat rules (half of them IPv6), links
+and routes. Medians of the process's CPU time, which other load on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench.latency.inside import network
@@ -72,11 +73,9 @@ def measure(rounds: int) -> list[tuple[float, float, float]]:
         for number in range(rounds + 2):
             now, name = now_us(), f"{number:08x}"
             lease = Lease(name, "r-bench", 1, now, now + _LASTS, now + _LASTS)
-            found.append((
-                cost(lambda: engine.start("r-bench", fault, lease)),  # noqa: B023 - at once
-                cost(lambda: engine.check(engine.standing[name])),  # noqa: B023
-                cost(lambda: engine.end(name, "revert")),  # noqa: B023
-            ))  # fmt: skip
+            applied = cost(partial(engine.start, "r-bench", fault, lease))
+            checked = cost(partial(engine.check, engine.standing[name]))
+            found.append((applied, checked, cost(partial(engine.end, name, "revert"))))
             assert not engine.standing, "something was left"
     return found[2:]  # the first ones import
 

@@ -71,7 +71,7 @@ class Standing:
     begun: int = 0  # how many of the effects have been applied
     pending: str = ""  # what was not yet as asked, or not yet gone, when last read back
     complete: bool = False  # all effects have been applied
-    cancelled: bool = False  # its end has come: no more of it is to be applied
+    cancelled: bool = False  # it is to end: apply no more of it
     counts: Counts = field(default_factory=Counts)
     hits: Hits | None = None  # as last counted; None: not counted
     before_hits: dict[Effect, Hits] = field(default_factory=dict)
@@ -108,9 +108,9 @@ class Engine:
     """Applies, verifies, renews and reverts, on one host with one journal.
 
     ``clock`` is CLOCK_BOOTTIME in µs; ``view`` reads afresh what a fault must know of this node.
-    ``step`` is called before each effect that is applied, read back, renewed or reverted, where
-    all that stands is as the journal says. What cannot wait for a slow fault is done there, also
-    to other faults; to one that is in ``busy`` only renewals are.
+    ``step`` is called before each effect is applied, read back, renewed or reverted. No effect is
+    half done then, so the caller may renew or end other faults. A fault in ``busy`` is being worked
+    on: it may be renewed but not ended.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Engine:
 
     @contextmanager
     def _at_work(self, fault_id: str) -> Iterator[None]:
-        """Nobody is to end this fault meanwhile: it is being worked on."""
+        """Keep the fault in ``busy``."""
         inner = fault_id in self.busy
         self.busy.add(fault_id)
         try:
@@ -217,7 +217,7 @@ class Engine:
                 return
             self.step()
             if standing.cancelled:
-                raise NotInForce("it was to end before all of it had been applied")
+                raise NotInForce("it was ended before all of it had been applied")
             standing.begun += 1
             ops(effect).apply(self.host, effect, standing.hold_until, standing.hold_at_most)
         self.turn(standing, standing.hold_until)

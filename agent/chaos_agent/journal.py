@@ -10,8 +10,8 @@ undone what the kernel held.
 
 The journal must never be the reason that something is not reverted: writing
 before an apply raises, writing after a revert only reports. What begins has room on the disk
-for the entry of its end. A disk that does not answer keeps nobody waiting: what is to begin is
-refused after a second, and what has ended has ended.
+for the entry of its end. All writes are made in a thread: when the disk blocks, a new fault is
+refused after a second, and the end of one does not wait.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ class Journal:
         self._begun.add(fault)
 
     def done(self, at: int, *, fault: str, reason: str, difference: list[str]) -> str:
-        """Say that a fault is undone. Returns why this could not be kept, or nothing.
+        """Say that a fault is undone. Returns why this could not be written, or nothing.
 
-        Nothing also where the disk does not answer: it is written when it does.
+        Also nothing when the disk blocks: then the entry is written once it no longer does.
         """
         entry = {"fault": fault, "reason": reason, "difference": difference}
         line = self._line("done", at, entry)
@@ -157,7 +157,7 @@ class Journal:
                 self.rotate()
 
     def _write(self, line: bytes, behind: int = 0) -> None:
-        """Append an entry. With ``behind``: wait for the disk, and keep so many bytes free."""
+        """Append an entry. With ``behind``, fsync it and reserve that many bytes after it."""
         start = os.fstat(self._fd).st_size
         if behind:
             reserve(self._fd, start, len(line) + behind)

@@ -171,12 +171,12 @@ class Keeper:
             self.supervisor.tick(self.clock())
 
     def _stay_alive(self) -> None:
-        """What can be done at any time, in the middle of work on a fault."""
+        """Feed the watchdog and send a due heartbeat: safe in the middle of work on a fault."""
         self.notify.alive()
         self._beat()
 
     def _between(self) -> None:
-        """What cannot wait for the end of the work on a fault; between two of its effects."""
+        """Called between two effects of a fault: do what must not wait until it is finished."""
         self._stay_alive()
         if self._inside:
             return

@@ -249,7 +249,7 @@ def _rules(host: Host, scope: Scope) -> Iterator[str]:
             where = f"IPv{family} {table}"
             in_scope = table in scope.tables
             if not in_scope and not any(map(is_ours, host.xtables.names(family, table))):
-                continue  # nothing can lead to a chain of ours: its rules are not even read
+                continue  # without a chain of ours no rule can refer to one
             policies, chains = host.xtables.read(family, table)
             for chain, entries in chains.items():
                 ours = is_ours(chain)

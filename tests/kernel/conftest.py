@@ -414,7 +414,7 @@ def _inside(namespace: int, make: Callable[[], T]) -> T:
 def _wait_for(condition: Callable[[], bool], seconds: float = 5) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"timed out after {seconds} s"
         time.sleep(0.01)
 
 

@@ -91,7 +91,7 @@ class Link:
 class Keeper:
     """Started in the caller's namespace; ``envelope`` is that section of its agent.toml.
 
-    ``SLOW_APPLY`` in ``env``: so many seconds pass before each step of applying a fault.
+    ``SLOW_APPLY`` in ``env`` is a delay in seconds before each step of an apply.
     """
 
     def __init__(

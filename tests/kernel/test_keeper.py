@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,9 @@ def test_slow_work_on_one_fault_holds_up_nothing_else(
                 link.grant(beat.seq)
         raise AssertionError(seen)
 
+    def in_force(fault: str) -> bool:
+        return "in_force" in seen[fault]
+
     def ask(link: Link, seq: int, fault: str) -> None:
         link.ask(seq, fault, "network.partition", peers=peers[fault], action="reject")
 
@@ -183,7 +187,7 @@ def test_slow_work_on_one_fault_holds_up_nothing_else(
         seq = listen_until(link, lambda: True)
         for fault in (first, second):
             ask(link, seq, fault)
-            seq = listen_until(link, lambda fault=fault: "in_force" in seen[fault])  # type: ignore[misc]
+            seq = listen_until(link, partial(in_force, fault))
         assert seen[second].count("applying") > 3, "the work was not slow"
         assert seen[first][-1] == "in_force"
         ask(link, seq, third)

@@ -252,7 +252,7 @@ class Agent:
 class Immediate:
     """A disk that answers at once."""
 
-    def do(self, work: Callable[[], Any], patience_s: float = 0) -> Any:  # noqa: ARG002
+    def do(self, work: Callable[[], Any]) -> Any:
         return work()
 
 

@@ -6,9 +6,8 @@ When somebody else has set the clock meanwhile, it is theirs, and stays.
 
 from __future__ import annotations
 
-import time
-
 from chaos_agent.linux import clock, waiting
+from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.host import Host
 from chaos_core.effects import ClockShift
 from chaos_core.errors import Unsupported
@@ -25,11 +24,11 @@ class ClockShiftOps:
         expires_at_us: int,  # noqa: ARG002 - its UndoTimer's
         deadline_us: int | None = None,  # noqa: ARG002
     ) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = waiting.in_seconds(_PATIENCE_S)
         for unit in effect.after:
             # Time daemons keep the time in a file as they end, and set the clock by it again.
             while (found := host.systemd.state(unit)) and found.active not in _DOWN:
-                if time.monotonic() > deadline:
+                if now_us() > deadline:
                     raise Unsupported(f"{unit}, which keeps the clock, does not stop in time")
                 waiting.pause(0.01)
         if clock.steps(effect) is None:

@@ -18,12 +18,12 @@ import errno
 import fnmatch
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from chaos_agent.linux import children, waiting
+from chaos_agent.linux.boottime import now_us
 from chaos_agent.linux.cgroupfs import lines, mounts
 from chaos_core.effects import LINK_PREFIX, is_ours
 from chaos_core.errors import ChaosError, Unsupported
@@ -131,13 +131,13 @@ class Cgroups:
         """
         if not is_ours(name):
             raise ChaosError(f"{name} is not a cgroup of ours")
-        deadline = time.monotonic() + _KILL_WAIT_S
+        deadline = waiting.in_seconds(_KILL_WAIT_S)
         while paths := self._existing(name):
             self._kill(name, paths)
             for path in paths:
                 with contextlib.suppress(OSError):  # busy until the last process is gone
                     path.rmdir()
-            if time.monotonic() > deadline:
+            if now_us() > deadline:
                 raise ChaosError(
                     f"cgroup {name} cannot be removed: processes {self.pids(name)} stay in it",
                     hint="they hang in the kernel (state D), or somebody made groups below it",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chaos_agent.linux import waiting
-from chaos_agent.linux.boottime import boot_id
+from chaos_agent.linux.boottime import boot_id, now_us
 from chaos_agent.ownfiles import make_directory, open_own
 from chaos_core.effects import ClockShift
 from chaos_core.errors import Unsupported
@@ -98,8 +98,8 @@ def _turn() -> Iterator[None]:
     make_directory(_RUNTIME, 0o755)
     descriptor = open_own(_RUNTIME / _LOCK, os.O_RDWR | os.O_CREAT)
     try:
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while time.monotonic() < deadline:
+        deadline = waiting.in_seconds(_LOCK_PATIENCE_S)
+        while now_us() < deadline:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break

@@ -116,7 +116,7 @@ class Writers:
         self.look(limit, _PATIENCE_S)
 
     def look(self, limit: CgroupLimit, patience_s: float = 0) -> None:
-        """Raise Unsupported when the process that writes the limit has ended in vain."""
+        """Raise Unsupported if the process that writes the limit has failed."""
         problem = self._ended(limit, patience_s) if _key(limit) in self._running else None
         if problem:
             raise Unsupported(f"{_place(limit)} does not take the limit: {os.strerror(problem)}")

@@ -7,7 +7,6 @@ called ``chs-…`` and are found without the bus: they are files in ``TRANSIENT`
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chaos_agent.linux import waiting
+from chaos_agent.linux.boottime import now_us
 from chaos_core.effects import is_ours
 from chaos_core.errors import Busy, Unsupported
 
@@ -346,11 +346,11 @@ class Systemd:
         """Send a message and wait for its answer, in slices. Raises TimeoutError."""
         from jeepney import HeaderFields
 
-        serial, deadline = next(bus.outgoing_serial), time.monotonic() + _PATIENCE_S
+        serial, deadline = next(bus.outgoing_serial), waiting.in_seconds(_PATIENCE_S)
         bus.send_message(message, serial=serial)
-        while (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - now_us()) > 0:
             try:
-                reply = bus.receive(timeout=min(left, waiting.SLICE_S))
+                reply = bus.receive(timeout=min(left / 1_000_000, waiting.SLICE_S))
             except TimeoutError:
                 waiting.meanwhile()
                 continue

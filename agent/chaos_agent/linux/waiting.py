@@ -1,15 +1,17 @@
 """Short waits for the kernel or for another program, in which the keeper stays alive.
 
-The keeper has one thread. Whoever waits in it for a lock, for systemd or for the end of a
-process does so here, in slices, and between two slices ``meanwhile`` is called: the keeper
-feeds its watchdog and tells the link that it lives. It must not touch a fault there, since
-the one who waits is in the middle of one.
+The keeper has one thread. Code that waits for a lock, for systemd or for the end of a process
+waits here, in slices, and calls ``meanwhile`` between two of them: the keeper feeds its watchdog
+and sends a heartbeat if one is due. ``meanwhile`` must not touch a fault, since the caller
+is in the middle of work on one.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+
+from chaos_agent.linux.boottime import now_us
 
 SLICE_S = 0.1
 """The longest wait between two calls of ``meanwhile``, in seconds."""
@@ -23,6 +25,11 @@ meanwhile: Callable[[], None] = nothing
 """Set by the keeper, for this process."""
 
 
+def in_seconds(seconds: float) -> int:
+    """The moment of CLOCK_BOOTTIME, in µs, until which to wait: leases run on that clock."""
+    return now_us() + int(seconds * 1_000_000)
+
+
 def pause(seconds: float) -> None:
     """Wait that long, at most ``SLICE_S``."""
     meanwhile()
@@ -31,9 +38,9 @@ def pause(seconds: float) -> None:
 
 def until(met: Callable[[], bool], patience_s: float, *, every_s: float = 0.002) -> bool:
     """Wait until ``met``, looking every so often; False when it was not in ``patience_s``."""
-    deadline = time.monotonic() + patience_s
+    deadline = in_seconds(patience_s)
     while not met():
-        if time.monotonic() > deadline:
+        if now_us() > deadline:
             return False
         pause(every_s)
     return True
